@@ -1,0 +1,5 @@
+"""``python -m hwbench``."""
+
+from hwbench.cli import main
+
+main()

@@ -1,0 +1,270 @@
+"""Apache TVM: Relax on the host, and on the device its small runtime without the compiler."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwbench.errors import StageError
+from hwbench.protocols import Backend, Session
+from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+REQUIRES: Mapping[str, str] = {
+    "tvm": "apache-tvm==0.27.0.post1",
+    # 0.1.15, which pip would take, crashes in meta_schedule.
+    "tvm_ffi": "apache-tvm-ffi==0.1.14.post0",
+}
+
+_WHY = "TVM's dense kernels multiply zeros like any other number: no speed-up expected from them"
+_FOREIGN = (RuntimeError, ValueError)
+# What the importer lets through when it meets a model that it does not know.
+_IMPORT = (*_FOREIGN, TypeError, LookupError, AttributeError, AssertionError)
+_POOLED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the code is made for.
+
+    ``mcpu``: the processor as LLVM names it (``cortex-a72``); ``host`` is the one we run on.
+    Without it TVM falls back to the oldest of its kind and is 3 times slower. ``mtriple``: the
+    system, as in ``aarch64-linux-gnu`` (empty: this one). ``cc``: the compiler that links (empty:
+    that of ``mtriple``). ``schedule``: tile the kernels for registers; off, TVM's own lowering
+    is left, 10 to 40 times slower.
+    """
+
+    mcpu: str = "host"
+    mtriple: str = ""
+    cc: str = ""
+    schedule: bool = True
+
+
+class TvmSession:
+    """A Relax executable in TVM's virtual machine."""
+
+    def __init__(self, machine: Any) -> None:
+        """Keep the entry function; looking it up is not part of a call."""
+        self._machine = machine
+        self._main = machine["main"]
+        self._inputs: tuple[Any, ...] = ()
+        self._held: list[np.ndarray] = []
+        self._result: Any = None
+
+    def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
+        """Hand over the inputs in memory aligned as TVM's vector code expects."""
+        import tvm_ffi
+
+        self._held = [_aligned(x) for x in inputs]
+        self._inputs = tuple(tvm_ffi.from_dlpack(x) for x in self._held)
+
+    def invoke(self) -> None:
+        """Run one inference."""
+        try:
+            self._result = self._main(*self._inputs)
+        except _FOREIGN as error:
+            raise StageError("measure", _say(error)) from error
+
+    def outputs(self) -> list[np.ndarray]:
+        """Return copies of the outputs."""
+        import numpy as np
+
+        result = self._result
+        tensors = [result] if hasattr(result, "shape") else list(result)
+        return [np.from_dlpack(t).copy() for t in tensors]
+
+
+class TvmBackend:
+    """TVM with dense kernels."""
+
+    def __init__(self, options: Options) -> None:
+        """Keep the options."""
+        self._options = options
+
+    def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
+        """Return that no layer gains from zeros."""
+        return tuple(LayerNote(layer.name, False, _WHY) for layer in model.layers)
+
+    def compile(
+        self, model: OnnxModel, candidate: Candidate, target: TargetProfile, folder: Path
+    ) -> str:
+        """Compile the ONNX file for a fixed batch into a shared library."""
+        import onnx
+        from tvm.relax.frontend.onnx import from_onnx
+
+        shape = [candidate.batch, *model.input_shape]
+        with _translated("compile", _IMPORT):
+            module = from_onnx(onnx.load(str(model.path)), shape_dict={model.input_name: shape})
+        with _translated("compile"):
+            return self._build(module, candidate.threads, folder)
+
+    def compile_empty(self, target: TargetProfile, folder: Path) -> str:
+        """Compile the copy of one number."""
+        from tvm import relax, topi
+
+        with _translated("compile"):
+            build = relax.BlockBuilder()
+            x = relax.Var("x", relax.TensorType((1, 1), "float32"))
+            with build.function("main", [x]):
+                build.emit_func_output(build.emit_te(topi.identity, x))
+            return self._build(build.get(), 1, folder)
+
+    def load(self, artifact: Path, threads: int) -> Session:
+        """Return a session; needs TVM's runtime library only, not its compiler."""
+        # TVM reads this once, when its thread pool starts.
+        os.environ["TVM_NUM_THREADS"] = str(threads)
+        ffi = _runtime()
+        with _translated("measure"):
+            machine = ffi.load_module(str(artifact))["vm_load_executable"]()
+            machine["vm_initialization"](1, 0, _POOLED)  # the CPU, its first, pooled memory
+        return TvmSession(machine)
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the versions of TVM and of its foreign function interface."""
+        _runtime()
+        names = ("apache-tvm", "apache-tvm-ffi")
+        return {name: importlib.metadata.version(name) for name in names}
+
+    def script(self, entry: str, compiled: CompiledModel) -> str:
+        """Return a script for TVM's runtime alone."""
+        return _SCRIPT.format(
+            entry=entry,
+            threads=compiled.candidate.threads,
+            shape=(compiled.candidate.batch, *compiled.input_shape),
+            dtype=compiled.input_dtype,
+        )
+
+    def _build(self, module: Any, threads: int, folder: Path) -> str:
+        import tvm
+        from tvm import relax
+
+        from hwbench.backends import _tvm_schedule
+
+        target = self._target()
+        transform = relax.transform
+        with target:
+            module = tvm.transform.Sequential(
+                [
+                    transform.DecomposeOpsForInference(),
+                    transform.FoldConstant(),
+                    transform.LegalizeOps(),
+                    transform.AnnotateTIROpPattern(),
+                    transform.FoldConstant(),
+                    transform.FuseOps(),
+                    transform.FuseTIR(),
+                ]
+            )(module)
+        if self._options.schedule:
+            module = _tvm_schedule.schedule(module, target, parallel=threads > 1)
+        executable = tvm.compile(module, target)
+        executable.export_library(str(folder / "model.so"), fcompile=self._linker())
+        return "model.so"
+
+    def _target(self) -> Any:
+        import tvm
+
+        mcpu = self._options.mcpu
+        if mcpu == "host":
+            mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
+        described = {"kind": "llvm", "mcpu": mcpu}
+        if self._options.mtriple:
+            described["mtriple"] = self._options.mtriple
+        return tvm.target.Target(described)
+
+    def _linker(self) -> Callable[..., Any] | None:
+        from tvm.support import cc
+
+        name = self._options.cc or (f"{self._options.mtriple}-gcc" if self._options.mtriple else "")
+        name = name or "cc"
+        if shutil.which(name) is None:
+            raise StageError(
+                "compile",
+                f"no compiler {name!r} to link for {self._options.mtriple or 'this machine'}",
+                mend="install it, for example: apt install gcc-aarch64-linux-gnu "
+                "libc6-dev-arm64-cross (or gcc for this machine)",
+            )
+        linker: Callable[..., Any] = cc.cross_compiler(name)
+        return linker
+
+
+@functools.cache
+def _runtime() -> Any:
+    """Return `tvm_ffi` with TVM's runtime library loaded (not `tvm`: that is the compiler)."""
+    import ctypes
+
+    with _without_torch():
+        import tvm_ffi
+    found = importlib.util.find_spec("tvm")
+    assert found is not None
+    assert found.origin is not None
+    folder = Path(found.origin).parent / "lib"
+    for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):
+        if (folder / name).exists():
+            ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+    return tvm_ffi
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Keep `tvm_ffi` from importing torch where it is installed: 200 MB that no device has."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+def _aligned(value: np.ndarray) -> np.ndarray:
+    """Return a copy that starts at a multiple of 64 bytes."""
+    import numpy as np
+
+    room = np.empty(value.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    copy[...] = value
+    return copy
+
+
+@contextlib.contextmanager
+def _translated(stage: str, foreign: tuple[type[Exception], ...] = _FOREIGN) -> Iterator[None]:
+    try:
+        yield
+    except foreign as error:
+        raise StageError(stage, _say(error)) from error
+
+
+def _say(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"TVM: {(lines or [type(error).__name__])[-1][:300]}"
+
+
+_SCRIPT = '''\
+"""Run the model of this folder: python run.py [inputs.npy], one batch of shape {shape}."""
+import os, pathlib, sys
+os.environ["TVM_NUM_THREADS"] = "{threads}"
+import numpy as np, tvm, tvm_ffi
+
+model = pathlib.Path(__file__).parent / "{entry}"
+machine = tvm_ffi.load_module(str(model))["vm_load_executable"]()
+machine["vm_initialization"](1, 0, 2)
+x = np.load(sys.argv[1]) if len(sys.argv) > 1 else np.zeros({shape}, "{dtype}")
+y = machine["main"](tvm.runtime.tensor(x))
+for tensor in [y] if hasattr(y, "shape") else y:
+    print(np.from_dlpack(tensor))
+'''
+
+PLUGIN: type[Backend] = TvmBackend

@@ -1,0 +1,237 @@
+"""The verbs of the command line. Each reads arguments, calls one thing, shows what came back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import hwbench
+from hwbench import config, pipeline, registry, report, store, units
+from hwbench.cli import screen, starter
+from hwbench.errors import Exit, UserError
+from hwbench.records import METRICS, Recipe, TargetProfile, to_json
+
+app = typer.Typer(
+    name="hwbench",
+    help="Which pruned model do I ship on this device? Prune, compile, measure, decide.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help="a file in recipes/, or a path to one")
+]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="a file in targets/, or a path to one")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="change a key: --set search.sparsities=[0.5,0.9]; repeatable"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+Reports = Annotated[Path, typer.Option("--reports", help="where runs are kept")]
+CacheRoot = Annotated[
+    Path, typer.Option("--cache", envvar="HWBENCH_CACHE", help="where finished work is kept")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="models prepared at a time")]
+RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
+
+_REPORTS, _CACHE, _LATEST = Path("reports"), Path(".hwbench/cache"), Path("reports/latest")
+_JOBS = min(4, os.cpu_count() or 1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"hwbench {hwbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def bench(
+    recipe: RecipeName = "p32",
+    target: TargetName = "local-cpu",
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option(help="measure again what was measured before")] = False,
+    dry_run: Annotated[bool, typer.Option(help="show the plan and stop (= hwbench plan)")] = False,
+    reports: Reports = _REPORTS,
+    cache: CacheRoot = _CACHE,
+    jobs: Jobs = _JOBS,
+    as_json: AsJson = False,
+) -> int:
+    """Prune, compile and measure a model on a target, and say which one to ship.
+
+    Exit 0: a model was chosen. 1: none meets the goals. 2: a mistake in what you wrote.
+    3: the device cannot be used. Stop it whenever you like; the same command goes on.
+    """
+    if dry_run:
+        plan(recipe, target, overrides, reports, cache, jobs, as_json)
+        return Exit.FINE
+    place = pipeline.Place(reports, cache, jobs, fresh)
+    with screen.progress(quiet=as_json) as show:
+        outcome = pipeline.bench(*_read(recipe, target, overrides), place, show)
+    study = outcome.study
+    if as_json:
+        print(json.dumps({"folder": str(outcome.folder), "decision": to_json(study.decision)}))
+    else:
+        screen.table(f"{study.recipe.title} on {study.target.title}", report.rows(study))
+        screen.panel("Decision", study.decision.reason)
+        screen.out.print(f"report: {outcome.folder / 'report.html'}", soft_wrap=True)
+    return Exit.MISSED if study.decision.verdict == "none" else Exit.FINE
+
+
+@app.command()
+def plan(
+    recipe: RecipeName = "p32",
+    target: TargetName = "local-cpu",
+    overrides: Overrides = None,
+    reports: Reports = _REPORTS,
+    cache: CacheRoot = _CACHE,
+    jobs: Jobs = _JOBS,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
+    place = pipeline.Place(reports, cache, jobs)
+    found = pipeline.forecast(*_read(recipe, target, overrides), place)
+    if as_json:
+        print(json.dumps(to_json(found), indent=2))
+        return
+    rows = [
+        {"candidate": c.compression.label, "backend": c.backend.kind, "key": c.key}
+        for c in found.candidates
+    ]
+    screen.table(f"{found.recipe} on {found.target}: {len(rows)} candidates", rows)
+    time = units.duration(found.prepare_seconds + found.measure_seconds)
+    screen.panel(
+        "Plan",
+        f"trainings: {found.trainings}, of which {found.trainings_cached} are cached\n"
+        f"artifacts: {found.artifacts}, of which {found.artifacts_cached} are cached\n"
+        f"time: about {time}: {units.duration(found.prepare_seconds)} to prepare ({found.basis}) "
+        f"and at most {units.duration(found.measure_seconds)} to measure\n"
+        f"files: {found.folder}/<time>/ with {', '.join(found.files)}",
+    )
+
+
+@app.command()
+def targets(as_json: AsJson = False) -> None:
+    """List the devices that hwbench knows, and whether each can be reached from here."""
+    profiles = [config.load_target(name) for name in config.known("targets")]
+    if as_json:
+        print(json.dumps([to_json(p) for p in profiles], indent=2))
+        return
+    rows = [
+        {
+            "target": p.name,
+            "device": p.title,
+            "chip": f"{p.soc} ({p.cores} cores, {units.text(p.ram_bytes, 'B')})",
+            "backends": ", ".join(b.kind for b in p.backends),
+            "reach": p.connection.kind if p.connection else f"not yet: {p.how_to_reach}",
+        }
+        for p in profiles
+    ]
+    screen.table("targets/", rows)
+
+
+@app.command(name="list")
+def list_(reports: Reports = _REPORTS, as_json: AsJson = False) -> None:
+    """List the finished runs, the recipes, and the plug-ins with what each still needs."""
+    runs = [(folder, store.read_study(folder)) for folder in store.runs(reports)]
+    plugins = {g: {n: registry.lacking(g, n) for n in registry.names(g)} for g in registry.GROUPS}
+    if as_json:
+        found: dict[str, Any] = {
+            "runs": [
+                {"folder": str(f), "decision": to_json(s.decision), "started": s.started}
+                for f, s in runs
+            ],
+            "recipes": config.known("recipes"),
+            "plugins": plugins,
+        }
+        print(json.dumps(found, indent=2))
+        return
+    rows = [{"run": str(f), "started": s.started, "decision": s.decision.reason} for f, s in runs]
+    screen.table(f"runs: {len(rows)}", rows)
+    screen.out.print(f"recipes: {', '.join(config.known('recipes'))}")
+    for group, members in plugins.items():
+        words = [f"{n} (needs {', '.join(lack)})" if lack else n for n, lack in members.items()]
+        screen.out.print(f"{group}: {', '.join(words)}")
+
+
+@app.command()
+def pick(
+    run: RunFolder = _LATEST,
+    goals: Annotated[
+        list[str] | None,
+        typer.Option("--goal", help="such as top1.max_drop=1pp; replaces the recipe's goals"),
+    ] = None,
+    choose: Annotated[str | None, typer.Option(help="the metric to win by")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Choose again among the results of a finished run, with other goals. Measures nothing."""
+    if choose is not None and choose not in METRICS:
+        raise UserError(f"unknown metric {choose!r}", where="--choose", mend=", ".join(METRICS))
+    wanted = [goal for text in goals or () for goal in config.goals(text)]
+    study = pipeline.pick(store.read_study(run), wanted, choose)
+    if as_json:
+        print(json.dumps(to_json(study.decision), indent=2))
+    else:
+        screen.table(f"{study.recipe.title} on {study.target.title}", report.rows(study))
+        screen.panel("Decision", study.decision.reason)
+    return Exit.MISSED if study.decision.verdict == "none" else Exit.FINE
+
+
+@app.command(name="report")
+def report_(run: RunFolder = _LATEST) -> None:
+    """Write the report of a finished run again, with the hwbench that is installed now."""
+    for path in pipeline.render(run):
+        screen.out.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", help="the folder to write")],
+    run: RunFolder = _LATEST,
+    candidate: Annotated[
+        str | None, typer.Option(help="a label or the beginning of a key; the chosen one if absent")
+    ] = None,
+    cache: CacheRoot = _CACHE,
+) -> None:
+    """Write a candidate as a folder that runs without hwbench: ONNX, artifact, manifest, script."""
+    if to.exists() and any(to.iterdir()):
+        raise UserError("is not empty", where=str(to), mend="name a new folder")
+    for path in pipeline.export(run, candidate, to, pipeline.Place(cache=cache)):
+        screen.out.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="where to write it")] = Path(),
+    name: Annotated[str, typer.Option(help="the name of the model and its recipe")] = "my_model",
+) -> None:
+    """Write a commented starting point for your own model: a Python file and a recipe, that run."""
+    for path in starter.write(folder, name):
+        screen.out.print(str(path), soft_wrap=True)
+    screen.out.print(f"next: hwbench bench --recipe {folder / f'{name}.yaml'}", soft_wrap=True)
+
+
+@app.command()
+def schema(what: Annotated[str, typer.Argument(help="recipe or target")] = "recipe") -> None:
+    """Print the JSON Schema of a recipe or target file, for your editor."""
+    print(config.schema(what))
+
+
+def _read(recipe: str, target: str, overrides: list[str] | None) -> tuple[Recipe, TargetProfile]:
+    return config.load_recipe(recipe, overrides or ()), config.load_target(target)

@@ -1,0 +1,63 @@
+"""The room that turns an ONNX file into an artifact: the host half of a backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from hwbench import registry
+from hwbench.errors import StageError
+from hwbench.protocols import Backend
+from hwbench.records import (
+    Candidate,
+    CompiledModel,
+    OnnxModel,
+    TargetProfile,
+    digest,
+    file_digest,
+    to_json,
+)
+
+
+def compile_model(
+    candidate: Candidate, model: OnnxModel, target: TargetProfile, folder: Path
+) -> CompiledModel:
+    """Return the artifact of one candidate, compiled into `folder` (made if need be, else empty).
+
+    Its digest covers the files and what decides how they are run: the backend with its options,
+    the batch and the threads. Raises `StageError` when the backend cannot compile the model.
+    """
+    since = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = candidate.backend
+    backend: Backend = registry.create("backends", spec.kind, spec.options)
+    entry = backend.compile(model, candidate, target, folder)
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    if folder / entry not in files:
+        raise StageError("compile", f"the backend {spec.kind} did not write {entry}")
+    return CompiledModel(
+        candidate=candidate,
+        folder=folder,
+        entry=entry,
+        digest=_digest(candidate, entry, {str(p.relative_to(folder)): p for p in files}),
+        artifact_bytes=sum(p.stat().st_size for p in files),
+        input_name=model.input_name,
+        input_shape=model.input_shape,
+        input_dtype=model.input_dtype,
+        layers=backend.eligible(model),
+        versions=backend.versions(),
+        seconds=time.monotonic() - since,
+    )
+
+
+def _digest(candidate: Candidate, entry: str, files: Mapping[str, Path]) -> str:
+    return digest(
+        {
+            "files": {name: file_digest(path) for name, path in files.items()},
+            "entry": entry,
+            "backend": to_json(candidate.backend),
+            "batch": candidate.batch,
+            "threads": candidate.threads,
+        }
+    )

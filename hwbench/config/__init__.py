@@ -1,0 +1,77 @@
+"""The front door: YAML and command-line overrides in, checked frozen records out.
+
+The only user of pydantic and yaml. Everything wrong with what a user wrote is said here, with
+the file, the key, what was expected and how to mend it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from hwbench.config import door
+from hwbench.config.recipe import GoalTable, RecipeFile, build_goals
+from hwbench.config.recipe import build as build_recipe
+from hwbench.config.target import TargetFile
+from hwbench.config.target import build as build_target
+from hwbench.errors import UserError, did_you_mean
+from hwbench.records import Goal, Recipe, TargetProfile
+
+FILES: dict[str, type[BaseModel]] = {"recipe": RecipeFile, "target": TargetFile}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe called `name`: a path, or a file in ``recipes/`` without its suffix."""
+    path = _find(name, "recipes")
+    data = door.read(path)
+    door.override(data, overrides)
+    return build_recipe(door.check(RecipeFile, data, str(path)), path, path.stem)
+
+
+def load_target(name: str) -> TargetProfile:
+    """Return the target called `name`: a path, or a file in ``targets/`` without its suffix."""
+    path = _find(name, "targets")
+    return build_target(door.check(TargetFile, door.read(path), str(path)), path)
+
+
+def goals(text: str) -> tuple[Goal, ...]:
+    """Return the goal in ``metric.kind=limit``, such as ``top1.max_drop=1pp``."""
+    data: dict[str, Any] = {}
+    door.override(data, [text])
+    tables = {
+        metric: door.check(GoalTable, table if isinstance(table, dict) else {}, f"goal {metric}")
+        for metric, table in data.items()
+    }
+    return tuple(g for metric, t in tables.items() for g in build_goals(metric, t, "--goal"))
+
+
+def known(folder: str) -> tuple[str, ...]:
+    """Return the names of the YAML files in ``recipes`` or ``targets`` here."""
+    return tuple(sorted(p.stem for p in Path(folder).glob("*.yaml")))
+
+
+def schema(what: str) -> str:
+    """Return the JSON Schema of a ``recipe`` or ``target`` file."""
+    if what not in FILES:
+        raise UserError(f"there is no schema of {what!r}", mend=did_you_mean(what, FILES))
+    data: dict[str, Any] = FILES[what].model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **data}, indent=2)
+
+
+def _find(name: str, folder: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or "/" in name:
+        if not path.exists():
+            raise UserError(f"there is no file {name}", where=folder[:-1])
+        return path
+    path = Path(folder) / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(
+            f"there is no {folder[:-1]} {name!r} in {folder}/",
+            mend=did_you_mean(name, known(folder)),
+        )
+    return path

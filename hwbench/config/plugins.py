@@ -1,0 +1,101 @@
+"""Plug-in options as part of the YAML: each plug-in's ``Options`` dataclass becomes a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from hwbench import registry
+from hwbench.errors import UserError
+from hwbench.records import PluginSpec, file_digest
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+@cache
+def options_model(group: str, name: str, tagged: bool) -> type[BaseModel]:
+    """Return the model of a plug-in's options, with a ``kind`` in front when `tagged`."""
+    options = registry.module(group, name).Options
+    hints = typing.get_type_hints(options)
+    fields: dict[str, Any] = {"kind": (Literal[name], ...)} if tagged else {}
+    for field in dataclasses.fields(options):
+        default: Any = ...
+        if field.default is not dataclasses.MISSING:
+            default = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            default = Field(default_factory=field.default_factory)
+        kind = hints[field.name]
+        if kind is Path or typing.get_origin(kind) is tuple:
+            # YAML has no paths and no tuples: read them from strings and lists.
+            kind = Annotated[kind, Field(strict=False)]
+        fields[field.name] = (kind, default)
+    doc = inspect.getdoc(options) or ""
+    return create_model(f"plugin:{name}", __config__=_STRICT, __doc__=doc, **fields)
+
+
+def one_of(group: str) -> Any:
+    """Return the annotation of a plug-in named by ``kind``: ``{kind: p32, train: 2000}``."""
+    models = tuple(options_model(group, name, True) for name in registry.names(group))
+    if len(models) == 1:
+        return models[0]
+    return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007  (dynamic)
+
+
+def table_of(group: str) -> type[BaseModel]:
+    """Return the model of a mapping from plug-in names to their options: ``{tvm: {}}``."""
+    fields: dict[str, Any] = {
+        name: (options_model(group, name, False) | None, None) for name in registry.names(group)
+    }
+    return create_model(f"{group}_table", __config__=_STRICT, **fields)
+
+
+def spec_of(model: BaseModel, folder: Path) -> PluginSpec:
+    """Return the `PluginSpec` of a tagged model; relative paths are taken from `folder`."""
+    data = {name: _plain(value, folder) for name, value in model if name != "kind"}
+    return PluginSpec(kind=str(getattr(model, "kind")), options=data)  # noqa: B009
+
+
+def specs_of(table: BaseModel, folder: Path, *, defaults: bool) -> tuple[PluginSpec, ...]:
+    """Return the `PluginSpec` of every plug-in that a table names, in the order of their names.
+
+    With `defaults`, options that are not written are filled in; without, only what is written is
+    there, to be laid on top of somebody else's.
+    """
+    specs = []
+    for name in type(table).model_fields:
+        options = getattr(table, name)
+        if options is None:
+            continue
+        wanted = type(options).model_fields if defaults else options.model_fields_set
+        written = {key: _plain(getattr(options, key), folder) for key in wanted}
+        specs.append(PluginSpec(name, written))
+    return tuple(specs)
+
+
+def files_digest(options: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> str:
+    """Return a content hash of the files that options of type `Path` name ("" if none)."""
+    paths = [Path(options[name]) for name, kind in kinds.items() if kind is Path and options[name]]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(
+                f"there is no file {path}", where=where, mend="paths count from the recipe's folder"
+            )
+    return file_digest(*paths) if paths else ""
+
+
+def option_kinds(group: str, name: str) -> dict[str, Any]:
+    """Return the type of each option of a plug-in."""
+    return typing.get_type_hints(registry.module(group, name).Options)
+
+
+def _plain(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return str(value if value.is_absolute() else (folder / value).resolve())
+    return list(value) if isinstance(value, tuple) else value

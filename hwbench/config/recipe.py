@@ -1,0 +1,215 @@
+"""A recipe as written (YAML) and as used (`Recipe`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hwbench import pruners, registry, units
+from hwbench.config import plugins
+from hwbench.config.measure import MeasureTable
+from hwbench.errors import UserError, did_you_mean
+from hwbench.records import (
+    METRICS,
+    Goal,
+    Method,
+    Recipe,
+    Schedule,
+    TrainSpec,
+    WorkloadSpec,
+)
+
+if TYPE_CHECKING:
+    WorkloadField = BaseModel
+    BackendsField = BaseModel
+else:
+    WorkloadField = plugins.one_of("workloads")
+    BackendsField = plugins.table_of("backends")
+
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Quantity = str | float | int
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TrainTable(_Table):
+    """How to train: SGD with Nesterov momentum and a one-cycle learning rate."""
+
+    epochs: int = Field(10, ge=0, description="passes over the training split; 0: do not train")
+    lr: float = Field(0.05, gt=0, description="the highest learning rate of the cycle")
+    batch: int = Field(64, ge=2, description="samples per step")
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps spent warming up")
+
+    def record(self) -> TrainSpec:
+        """Return the record."""
+        return TrainSpec(**self.model_dump())
+
+
+class MethodTable(_Table):
+    """One pruning method and the sparsities to try it at."""
+
+    pattern: str = Field(description="channel, unstructured, N:M such as 2:4, NxM such as 4x1")
+    criterion: str | None = Field(None, description="how weights are ranked; the pruner's default")
+    scope: str | None = Field(None, description="global or local (each layer the same share)")
+    schedule: Schedule = Field("oneshot", description="how sparsity grows while fine-tuning")
+    steps: int = Field(8, ge=2, description="pruning steps of a schedule that is not oneshot")
+    sparsities: list[Sparsity] | None = Field(
+        None, description="share of channels (channel) or weights; search.sparsities if absent"
+    )
+
+
+class SearchTable(_Table):
+    """What to try."""
+
+    sparsities: list[Sparsity] = Field([0.5, 0.8, 0.9], description="0..1, for every method")
+    methods: list[MethodTable] = Field(min_length=1)
+    seeds: list[int] = Field([0], min_length=1, description="each repeats the whole study")
+
+
+class GoalTable(_Table):
+    """A bound on a metric, with its unit: ``{max: 2ms}``, ``{max_drop: 1pp}``."""
+
+    max: Quantity | None = None
+    min: Quantity | None = None
+    max_drop: Quantity | None = Field(None, description="compared with the dense model")
+
+    @model_validator(mode="after")
+    def _something(self) -> GoalTable:
+        if self.max is None and self.min is None and self.max_drop is None:
+            raise ValueError("a goal needs max, min or max_drop")
+        return self
+
+
+class RecipeFile(_Table):
+    """One study: what to compress, how, how to measure it, and what would be good enough."""
+
+    version: Literal[1] = Field(description="the version of this format")
+    title: str = ""
+    workload: WorkloadField = Field(description="the model and its data: a plug-in by kind")
+    train: TrainTable = Field(default_factory=TrainTable)
+    search: SearchTable
+    recover: TrainTable = Field(
+        default_factory=lambda: TrainTable(epochs=3, lr=0.03),
+        description="fine-tuning after pruning",
+    )
+    backends: BackendsField = Field(description="runtimes to compile for, with their options")
+    objectives: list[str] = Field(
+        ["top1", "latency_p50", "peak_memory", "energy"],
+        min_length=1,
+        description="the axes of the Pareto front",
+    )
+    goals: dict[str, GoalTable] = Field(default_factory=dict)
+    choose: str = Field("latency_p50", description="the metric to win by, among what meets goals")
+    batch: int = Field(1, ge=1, description="samples of one inference")
+    measure: MeasureTable = Field(default_factory=MeasureTable)
+
+
+def build(file: RecipeFile, path: Path, name: str) -> Recipe:
+    """Return the checked `Recipe`; raises `UserError` for what the schema cannot see."""
+    where = str(path)
+    return Recipe(
+        name=name,
+        title=file.title or name,
+        workload=_workload(file.workload, path),
+        train=file.train.record(),
+        recovery=file.recover.record(),
+        methods=tuple(_method(m, file.search, i, where) for i, m in enumerate(file.search.methods)),
+        seeds=tuple(file.search.seeds),
+        backends=_backends(file.backends, path),
+        objectives=tuple(_metric(m, f"{where}: objectives") for m in file.objectives),
+        goals=tuple(g for m, t in file.goals.items() for g in build_goals(m, t, where)),
+        choose=_metric(file.choose, f"{where}: choose"),
+        batch=file.batch,
+        measure=file.measure.record(f"{where}: measure"),
+    )
+
+
+def _workload(model: BaseModel, path: Path) -> WorkloadSpec:
+    spec = plugins.spec_of(model, path.parent)
+    kinds = plugins.option_kinds("workloads", spec.kind)
+    content = plugins.files_digest(spec.options, kinds, f"{path}: workload")
+    return WorkloadSpec(spec.kind, spec.options, content)
+
+
+def _backends(table: BaseModel, path: Path) -> Any:
+    specs = plugins.specs_of(table, path.parent, defaults=False)
+    if not specs:
+        raise UserError(
+            "names no backend",
+            where=f"{path}: backends",
+            expected=f"for example {{onnxruntime: {{}}}} (known: "
+            f"{', '.join(registry.names('backends'))})",
+        )
+    return specs
+
+
+def _metric(name: str, where: str) -> str:
+    if name not in METRICS:
+        raise UserError(f"unknown metric {name!r}", where=where, mend=did_you_mean(name, METRICS))
+    return name
+
+
+def build_goals(metric: str, table: GoalTable, where: str) -> list[Goal]:
+    """Return the goals on one metric in SI units; raises `UserError` for a wrong unit."""
+    place = f"{where}: goals.{metric}"
+    _metric(metric, place)
+    goals = []
+    for kind in get_args(Literal["max", "min", "max_drop"]):
+        limit = getattr(table, kind)
+        if limit is not None:
+            number = units.parse(limit, METRICS[metric].unit, where=f"{place}.{kind}")
+            goals.append(Goal(metric, kind, number))
+    return goals
+
+
+def _method(table: MethodTable, search: SearchTable, index: int, where: str) -> Method:
+    place = f"{where}: search.methods[{index}]"
+    try:
+        pruner = registry.module("pruners", pruners.for_pattern(table.pattern)).PLUGIN
+    except UserError as error:
+        raise UserError(error.what, where=f"{place}.pattern", expected=error.expected) from error
+    if table.pattern == "dense":
+        raise UserError(
+            "the dense model is always tried; name a pruning pattern", where=f"{place}.pattern"
+        )
+    criterion = _offered(table.criterion, pruner.criteria, f"{place}.criterion", table.pattern)
+    scope = _offered(table.scope, pruner.scopes, f"{place}.scope", table.pattern)
+    return Method(
+        pattern=table.pattern,
+        criterion=criterion,
+        scope=scope,
+        schedule=table.schedule,
+        steps=1 if table.schedule == "oneshot" else table.steps,
+        sparsities=_sparsities(table, search, f"{place}.sparsities"),
+    )
+
+
+def _sparsities(table: MethodTable, search: SearchTable, where: str) -> tuple[float, ...]:
+    kept, colon, group = table.pattern.partition(":")
+    if colon:
+        # N:M says itself how much it removes.
+        own = 1 - int(kept) / int(group)
+        if table.sparsities not in (None, [own]):
+            raise UserError(
+                f"{table.pattern} always removes {own:g} of the weights",
+                where=where,
+                mend="leave sparsities out",
+            )
+        return (own,)
+    chosen = search.sparsities if table.sparsities is None else table.sparsities
+    return tuple(s for s in dict.fromkeys(chosen) if s > 0)
+
+
+def _offered(word: str | None, known: tuple[str, ...], where: str, pattern: str) -> str:
+    if word is None:
+        return known[0]
+    if word not in known:
+        raise UserError(
+            f"the pattern {pattern!r} has no {word!r}", where=where, mend=did_you_mean(word, known)
+        )
+    return word

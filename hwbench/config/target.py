@@ -1,0 +1,121 @@
+"""A target as written (YAML) and as used (`TargetProfile`)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hwbench import units
+from hwbench.config import plugins
+from hwbench.config.measure import MeasureFields
+from hwbench.errors import UserError
+from hwbench.records import PluginSpec, Power, TargetProfile
+
+if TYPE_CHECKING:
+    BackendsField = BaseModel
+    ConnectionField = BaseModel
+    MeterField = BaseModel
+else:
+    BackendsField = plugins.table_of("backends")
+    ConnectionField = plugins.one_of("connections")
+    MeterField = plugins.one_of("meters")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PowerTable(_Table):
+    """Figures for the energy proxy, and who says so."""
+
+    idle: float = Field(ge=0, description="watts of the idle device")
+    per_core: float = Field(gt=0, description="watts that one busy core adds")
+    source: str = Field(min_length=1, description="where the figures come from")
+
+
+class TargetFile(_Table):
+    """A device: what it is, how it is reached, what runs there and how it is measured."""
+
+    version: Literal[1] = Field(description="the version of this format")
+    title: str
+    soc: str = Field(description="the chip, in words")
+    isa: Literal["x86_64", "aarch64", "host"] = Field(description="host: that of this machine")
+    cores: int | Literal["host"] = Field(description="host: as many as this machine has")
+    ram: str = Field(description="such as 4GiB; host: as much as this machine has")
+    features: list[str] = Field(
+        [], description="instruction sets it must have, as /proc/cpuinfo names them"
+    )
+    connection: ConnectionField | None = Field(None, description="how to reach it, by kind")
+    how_to_reach: str = Field("", description="one sentence, said when there is no connection")
+    threads: int = Field(1, ge=1, description="threads of one inference")
+    affinity: list[int] = Field([], description="cores to run on; empty: wherever it likes")
+    channel_multiple: int = Field(8, ge=1, description="channel counts are rounded to this")
+    backends: BackendsField = Field(description="runtimes that run there, with their options")
+    meters: list[MeterField] = Field([], description="energy meters, the best first")
+    power: PowerTable | None = None
+    throttle_celsius: float | None = Field(None, gt=0, description="it slows down from here on")
+    measure: MeasureFields = Field(
+        default_factory=MeasureFields, description="what this device needs; wins"
+    )
+
+
+def build(file: TargetFile, path: Path) -> TargetProfile:
+    """Return the checked `TargetProfile`, with ``host`` replaced by what this machine is."""
+    where = str(path)
+    ram = file.ram
+    ram_bytes = _host_ram() if ram == "host" else units.parse(ram, "B", where=f"{where}: ram")
+    connection = None
+    if file.connection is not None:
+        connection = plugins.spec_of(file.connection, path.parent)
+    elif not file.how_to_reach:
+        raise UserError(
+            "has neither a connection nor how_to_reach",
+            where=where,
+            mend="say in one sentence what is missing to reach it (how_to_reach)",
+        )
+    power = None
+    if file.power is not None:
+        power = Power(file.power.idle, file.power.per_core, file.power.source)
+    return TargetProfile(
+        name=path.stem,
+        title=file.title,
+        soc=file.soc,
+        isa=platform.machine() if file.isa == "host" else file.isa,
+        cores=(os.cpu_count() or 1) if file.cores == "host" else file.cores,
+        ram_bytes=int(ram_bytes),
+        features=tuple(file.features),
+        connection=connection,
+        how_to_reach=file.how_to_reach,
+        threads=file.threads,
+        affinity=tuple(file.affinity),
+        backends=plugins.specs_of(file.backends, path.parent, defaults=True),
+        channel_multiple=file.channel_multiple,
+        power=power,
+        meters=tuple(_meter(m, power, path) for m in file.meters),
+        throttle_celsius=file.throttle_celsius,
+        measure=file.measure.changes(f"{where}: measure"),
+    )
+
+
+def _meter(model: BaseModel, power: Power | None, path: Path) -> PluginSpec:
+    spec = plugins.spec_of(model, path.parent)
+    if spec.kind != "proxy":
+        return spec
+    if power is None:
+        raise UserError("the proxy meter needs power figures", where=f"{path}: power")
+    # One fact, one place: the proxy meter reads the profile's own power figures.
+    figures: Mapping[str, Any] = {
+        "idle_watts": power.idle_watts,
+        "core_watts": power.core_watts,
+        "source": power.source,
+    }
+    return PluginSpec("proxy", {**spec.options, **figures})
+
+
+def _host_ram() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,0 +1,159 @@
+"""The export room: PyTorch → one ONNX file that agrees with PyTorch, and what is counted on it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwbench import files
+from hwbench.errors import StageError
+from hwbench.export import counting, parity
+from hwbench.export.parity import disagreement
+from hwbench.protocols import Workload
+from hwbench.pruners import _weights
+from hwbench.records import CompressedModel, ExportSpec, OnnxModel, file_digest
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor, nn
+
+__all__ = ["disagreement", "export"]
+
+INPUT = "x"
+FILE = "model.onnx"
+
+
+def export(spec: ExportSpec, model: CompressedModel, workload: Workload, folder: Path) -> OnnxModel:
+    """Return the exported model, written as one file ``model.onnx`` into `folder` (exists).
+
+    The input is named ``x``, its batch is free, batch norms are folded; the bytes depend on the
+    weights alone. Parity with PyTorch is checked through ONNX Runtime.
+
+    Raises `StageError` when the model cannot be traced, gives outputs that are not finite, or
+    differs from PyTorch by more than 1e-4 of the largest output.
+    """
+    if spec.precision != "fp32":
+        what = f"the precision {spec.precision!r} is not offered"
+        raise StageError("export", what, expected="fp32")
+    net = _weights.load(model.folder, workload, stage="export")
+    samples = workload.data("validation")[0][: max(parity.BATCHES)]
+    document = _traced(net, samples, spec.opset)
+    content = document.SerializeToString(deterministic=True)
+    worst = parity.worst_error(net, content, samples)
+    counts = counting.count(document)
+    path = folder / FILE
+    files.write(path, content)
+    tensor = document.graph.input[0].type.tensor_type
+    return OnnxModel(
+        spec=spec,
+        path=path,
+        digest=file_digest(path),
+        input_name=document.graph.input[0].name,
+        input_shape=tuple(samples.shape[1:]),
+        input_dtype=_numpy_name(tensor.elem_type),
+        output_names=tuple(output.name for output in document.graph.output),
+        layers=counts.layers,
+        parameters=counts.parameters,
+        nonzero=counts.nonzero,
+        macs=counts.macs,
+        denormals=counts.denormals,
+        parity=worst,
+        opset=_opset(document),
+    )
+
+
+def _traced(model: nn.Module, samples: Tensor, opset: int) -> onnx.ModelProto:
+    """Return the ONNX model, traced with a free batch. Raises `StageError` with a short cause."""
+    import torch
+    from torch.onnx.errors import OnnxExporterError
+
+    # Two samples: with one, torch.export would take the batch for the constant 1.
+    example = samples[torch.arange(2) % len(samples)]
+    with torch.no_grad():
+        outputs = len(parity.flat(model(example)))
+    names = ["y"] if outputs == 1 else [f"y{index}" for index in range(outputs)]
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                input_names=[INPUT],
+                output_names=names,
+                opset_version=opset,
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        raise StageError(
+            "export",
+            f"PyTorch cannot trace the model: {_cause(error)}",
+            expected="a model without control flow on tensor values, for any batch size",
+            mend="try torch.export.export(model, (inputs,)) by itself; torch.where and "
+            "x.shape[0] instead of numbers usually mend it",
+        ) from error
+    assert program is not None
+    document = _plain(program.model_proto)
+    # Instead of failing, torch may quietly take the example's batch for the only one.
+    if not document.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise StageError(
+            "export",
+            f"the model is tied to a batch of {len(example)}",
+            expected="a model for any batch size",
+            mend="x.shape[0] instead of numbers in reshapes and constants",
+        )
+    return document
+
+
+def _plain(document: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model without the exporter's notes: stack traces would make every file differ."""
+    document.doc_string = ""
+    del document.metadata_props[:]
+    graph = document.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for initializer in graph.initializer:
+        initializer.doc_string = ""
+        del initializer.metadata_props[:]
+    return document
+
+
+def _opset(document: onnx.ModelProto) -> int:
+    return int(next(o.version for o in document.opset_import if o.domain in ("", "ai.onnx")))
+
+
+def _numpy_name(element: int) -> str:
+    import onnx
+
+    return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the innermost cause: the exporter wraps it in pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's prints, warnings and log lines (missing torchvision) off the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,139 @@
+"""Parameters, multiply-adds, zeros and denormals, counted on the ONNX file itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwbench.errors import StageError
+from hwbench.records import Layer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_SAME_VALUES = ("Identity", "Transpose", "Reshape")
+"""Operators through which an initializer still is the weight it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was counted: totals over the weights of ``layers`` (a shared weight counts once).
+
+    ``macs`` are those of one inference at batch 1, products without a weight (attention)
+    included; ``denormals`` are counted in every float initializer, biases included.
+    """
+
+    layers: tuple[Layer, ...]
+    parameters: int
+    nonzero: int
+    macs: int
+    denormals: int
+
+
+def count(model: onnx.ModelProto) -> Counts:
+    """Return the counts of a model whose first dimension is a free batch.
+
+    Biases and folded norms are no `parameters` here: those are the weights that pruning is
+    about. Raises `StageError` when a shape that is needed cannot be inferred.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    shapes = shapes_at_batch_one(model)
+    origin = _origins(model, set(arrays))
+    layers, macs, weights = [], 0, {}
+    for node in model.graph.node:
+        if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
+            continue
+        found = _macs(node, shapes)
+        macs += found
+        operands = node.input[:2] if node.op_type == "MatMul" else node.input[1:2]
+        names = [origin[operand] for operand in operands if operand in origin]
+        if names:
+            weights[names[-1]] = array = arrays[names[-1]]
+            layers.append(_layer(node, names[-1], array, found))
+    return Counts(
+        layers=tuple(layers),
+        parameters=sum(array.size for array in weights.values()),
+        nonzero=sum(int(np.count_nonzero(array)) for array in weights.values()),
+        macs=macs,
+        denormals=sum(_denormals(array) for array in arrays.values()),
+    )
+
+
+def shapes_at_batch_one(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]:
+    """Return the shape of every value that can be inferred once the free dimensions are 1."""
+    import onnx
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    # What the exporter noted speaks of a symbolic batch: inferred afresh instead.
+    del fixed.graph.value_info[:]
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_param"):
+                dim.dim_value = 1
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    shapes = {i.name: tuple(i.dims) for i in inferred.initializer}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    return shapes
+
+
+def _origins(model: onnx.ModelProto, initializers: set[str]) -> Mapping[str, str]:
+    """Return, per value, the initializer it is a reordering of."""
+    origin = {name: name for name in initializers}
+    for node in model.graph.node:
+        if node.op_type in _SAME_VALUES and node.input[0] in origin:
+            origin[node.output[0]] = origin[node.input[0]]
+    return origin
+
+
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the multiply-adds of one weighted operator."""
+    import onnx
+
+    try:
+        left, right = shapes[node.input[0]], shapes[node.input[1]]
+        output = shapes[node.output[0]]
+    except KeyError as error:
+        what = f"cannot count {node.op_type} {node.name!r}: no shape for {error}"
+        raise StageError("export", what, expected="shapes that follow from the input's") from error
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(right[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(left) * math.prod(right[1:])
+    turned = any(a.name == "transA" and a.i for a in node.attribute)
+    assert node.op_type in ("Gemm", "MatMul"), onnx.__version__
+    return math.prod(output) * (left[0] if turned else left[-1])
+
+
+def _layer(node: onnx.NodeProto, weight: str, array: np.ndarray, macs: int) -> Layer:
+    import numpy as np
+
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    return Layer(
+        name=weight.removesuffix(".weight") if weight.endswith(".weight") else node.name or weight,
+        op=node.op_type,
+        shape=tuple(array.shape),
+        groups=groups,
+        parameters=int(array.size),
+        nonzero=int(np.count_nonzero(array)),
+        macs=macs,
+    )
+
+
+def _denormals(array: np.ndarray) -> int:
+    import numpy as np
+
+    if array.dtype.kind != "f":
+        return 0
+    size = np.abs(array)
+    return int(((size > 0) & (size < np.finfo(array.dtype).tiny)).sum())

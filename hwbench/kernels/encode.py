@@ -1,0 +1,152 @@
+"""Weights as lists of (offset, value), in the order the kernels walk them.
+
+Offsets are premultiplied (elements of the input buffer, not channels), so that the inner loop
+adds one number to a pointer: the format of the SELL and BCSR families (Kreutzer et al. 2014;
+Im, Yelick and Vuduc 2004) with rows sorted by length inside a K block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.kernels.layouts import round_up
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A sparse matrix (rows, taps), cut into K blocks, row blocks and groups of row blocks.
+
+    ``blocks`` (K blocks + 1): first segment of each K block. A segment is a group of ``group``
+    row blocks that walk together: ``rows`` (segments * group) their first rows, ``steps``
+    (segments + 1) its first step. A step is one tap a row block: ``offsets`` (steps * group)
+    and ``values`` (steps * group * row_block).
+    """
+
+    blocks: Ints
+    rows: Ints
+    steps: Ints
+    offsets: Ints
+    values: Floats
+    row_block: int
+    group: int
+    stored: int
+    """Values walked, padding included: what the kernel multiplies per pixel."""
+
+    @property
+    def arrays(self) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+        """The five tables, in the order the kernel takes them."""
+        return self.blocks, self.rows, self.steps, self.offsets, self.values
+
+
+def encode(
+    weights: Floats, offsets: NDArray[np.int64], k_block: int, row_block: int = 1, group: int = 1
+) -> Encoded:
+    """Return `weights` (rows, taps) as lists; tap ``t`` reads the input at ``offsets[t]``.
+
+    A row block stores a tap when any of its rows has it. Rows are padded with zeros to whole
+    groups: the padded ones write to planes that nobody reads. Within a group the shorter lists
+    are padded with zero values at their own (or the group's) taps, where a dense layer
+    multiplies by zero too: NaN spreads no further than it would there.
+    """
+    count, taps = weights.shape
+    padded = round_up(count, row_block * group)
+    full = np.zeros((padded, taps), np.float32)
+    full[:count] = weights
+    grouped = full.reshape(padded // row_block, row_block, taps)
+    present = (grouped != 0).any(1)
+    blocks, rows, steps, places, values = [0], [], [0], [], []
+    for start in range(0, taps, k_block):
+        here = present[:, start : start + k_block]
+        lengths = here.sum(1)
+        # Equal lengths side by side waste nothing; without groups the natural order streams.
+        order = np.argsort(lengths, kind="stable") if group > 1 else np.arange(len(lengths))
+        for first in range(0, len(order), group):
+            members = order[first : first + group]
+            at, value = _segment(grouped, here, members, start)
+            places.append(offsets[at].ravel())
+            values.append(value.ravel())
+            rows.extend((members * row_block).tolist())
+            steps.append(steps[-1] + len(at))
+        blocks.append(len(steps) - 1)
+    stored = steps[-1] * group * row_block
+    if not stored:  # a buffer of no elements is no buffer
+        places, values = [np.zeros(group, np.int64)], [np.zeros(group * row_block, np.float32)]
+    return Encoded(
+        np.array(blocks, np.int32),
+        np.array(rows, np.int32),
+        np.array(steps, np.int32),
+        np.concatenate(places).astype(np.int32),
+        np.concatenate(values).astype(np.float32),
+        row_block,
+        group,
+        stored,
+    )
+
+
+def _segment(
+    grouped: Floats, here: NDArray[np.bool_], members: NDArray[np.int64], start: int
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return taps (steps, group) and values (steps, group, row block) of one segment."""
+    lists = [np.nonzero(here[m])[0] + start for m in members]
+    longest = max(lists, key=len)
+    taps = np.zeros((len(longest), len(members)), np.int64)
+    values = np.zeros((len(longest), len(members), grouped.shape[1]), np.float32)
+    for column, (member, own) in enumerate(zip(members, lists, strict=True)):
+        taps[:, column] = longest
+        if len(own):
+            taps[len(own) :, column] = own[-1]
+            taps[: len(own), column] = own
+            values[: len(own), column] = grouped[member][:, own].T
+    return taps, values
+
+
+@dataclass(frozen=True, slots=True)
+class Sell:
+    """SELL-C-σ with C = lanes and σ = all rows: slices of rows of like length, one row a lane.
+
+    ``slices`` (slices + 1) first steps; ``columns`` and ``values`` (steps * lanes); ``rows``
+    (slices * lanes) where each lane's sum goes, ``count`` for lanes that pad the last slice.
+    """
+
+    slices: Ints
+    columns: Ints
+    values: Floats
+    rows: Ints
+    stored: int
+
+
+def sell(weights: Floats, lanes: int, unroll: int = 2) -> Sell:
+    """Return `weights` (rows, columns) as slices; steps per slice are a multiple of `unroll`."""
+    count = len(weights)
+    order = np.argsort((weights != 0).sum(1), kind="stable")
+    slices, columns, values, rows = [0], [], [], []
+    for first in range(0, count, lanes):
+        members = order[first : first + lanes]
+        lists = [np.nonzero(weights[m])[0] for m in members]
+        steps = round_up(max(len(own) for own in lists), unroll)
+        column = np.zeros((steps, lanes), np.int32)
+        value = np.zeros((steps, lanes), np.float32)
+        for lane, (member, own) in enumerate(zip(members, lists, strict=True)):
+            column[: len(own), lane] = own
+            column[len(own) :, lane] = own[-1] if len(own) else 0
+            value[: len(own), lane] = weights[member, own]
+        columns.append(column.ravel())
+        values.append(value.ravel())
+        slices.append(slices[-1] + steps)
+        rows.extend([*members.tolist(), *[count] * (lanes - len(members))])
+    stored = slices[-1] * lanes
+    if not stored:
+        columns, values = [np.zeros(lanes, np.int32)], [np.zeros(lanes, np.float32)]
+    return Sell(
+        np.array(slices, np.int32),
+        np.concatenate(columns),
+        np.concatenate(values),
+        np.array(rows, np.int32),
+        stored,
+    )

@@ -1,0 +1,525 @@
+"""Steps to one Relax module: own kernels where it counts, TVM's lowering for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from tvm import relax, tirx
+
+from hwbench.errors import StageError
+from hwbench.kernels import encode, layouts, stencils
+from hwbench.kernels.graph import Graph, Step
+from hwbench.kernels.layouts import Blocked, Layout, Planar, Window
+from hwbench.kernels.problem import Config, Kernel, Problem, Windowed, kernel, window_kernel
+from hwbench.kernels.template import Epilogue
+
+Array = NDArray[Any]
+Choose = Callable[[Problem], Config]
+
+SMALLEST_BLOCK = 4
+"""Blocks narrower than this spend more on halos than aligned loads save."""
+FEW_ROWS = 4
+"""Up to so many rows of input a linear layer runs row by row, not over planes."""
+SELL_BELOW = 0.6
+"""Density below which gathering inputs beats streaming a dense batch-1 linear layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """A value in planes: a flat buffer, its layout, and how many images and channels it holds.
+
+    ``sign`` is True when no element is negative: a maximum may then pad with zeros.
+    """
+
+    var: Any
+    layout: Layout
+    images: int
+    channels: int
+    sign: bool = False
+
+    @property
+    def planes(self) -> int:
+        """Planes per image in the buffer."""
+        return layouts.round_up(self.channels, layouts.ROW_MULTIPLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What one step became: for the explanation, and to find its time again by its function."""
+
+    layer: str
+    function: str
+    form: str
+    density: float
+    flops: float
+    config: str = ""
+    walked: float = 0.0
+
+
+@dataclass(slots=True)
+class Lowered:
+    """The module and what was decided on the way."""
+
+    module: Any
+    layers: list[Made] = field(default_factory=list)
+
+
+class Lowering:
+    """Writes the Relax function of a graph; one instance, one `run`."""
+
+    def __init__(self, graph: Graph, lanes: int, choose: Choose, threads: int = 1) -> None:
+        """Keep what the steps need; `choose` picks a configuration for a problem."""
+        self.graph, self.lanes, self.choose, self.threads = graph, lanes, choose, threads
+        self.builder = relax.BlockBuilder()
+        self.values: dict[str, Any] = {}
+        self.cache: dict[Any, Any] = {}
+        self.layouts = self._classes()
+        self.count = 0
+        self.layers: list[Made] = []
+
+    def run(self) -> Lowered:
+        """Return the module with its function ``main``."""
+        graph = self.graph
+        inputs = [
+            relax.Var(name, relax.TensorType(graph.shapes[name], graph.dtypes[name]))
+            for name in graph.inputs
+        ]
+        self.values.update(zip(graph.inputs, inputs, strict=True))
+        rules: dict[str, Callable[[Step], Any]] = {
+            "conv": self._conv,
+            "linear": self._linear,
+            "pool": self._pool,
+            "mean": self._mean,
+            "other": self._other,
+        }
+        with self.builder.function("main", inputs):
+            with self.builder.dataflow():
+                for step in graph.steps:
+                    self.values[step.output] = rules[step.kind](step)
+                ends = [self.builder.emit_output(self._plain(name)) for name in graph.outputs]
+            self.builder.emit_func_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
+        module = relax.transform.InlinePrivateFunctions()(self.builder.finalize())
+        return Lowered(module, self.layers)
+
+    # ---- layouts
+
+    def _classes(self) -> dict[tuple[int, int], Layout]:
+        """Return one layout per image size, so that neighbours agree without copies."""
+        halos: dict[tuple[int, int], int] = {}
+        for step in self.graph.steps:
+            if step.kind in ("conv", "pool"):
+                for name, need in ((step.inputs[0], step.window.halo), (step.output, 0)):
+                    size = self.graph.shapes[name][2:]
+                    key = (size[0], size[1])
+                    halos[key] = max(halos.get(key, 0), need)
+        return {size: self._layout(*size, halo) for size, halo in halos.items()}
+
+    def _layout(self, height: int, width: int, halo: int) -> Layout:
+        found = layouts.blocked(height, width, self.lanes, halo, SMALLEST_BLOCK)
+        return found or Planar.of(height, width, self.lanes, halo)
+
+    def _size(self, name: str) -> tuple[int, int]:
+        shape = self.graph.shapes[name]
+        return shape[2], shape[3]
+
+    # ---- calls
+
+    def _call(self, function: tirx.PrimFunc, arguments: list[Any], size: int) -> Any:
+        """Emit a call of a kernel; numpy arguments become constants of the module."""
+        name = str(function.attrs["global_symbol"])
+        made = [relax.const(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        variable = self.builder.add_func(function, name)
+        kind = relax.TensorType((size,), "float32")
+        return self.builder.emit(relax.call_tir(variable, made, kind))
+
+    def _name(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}_{self.count}"
+
+    def _constant(self, name: str) -> Any:
+        return relax.const(self.graph.constants[name])
+
+    def _plain(self, name: str) -> Any:
+        """Return a value as a tensor of its ONNX shape."""
+        value = self.values.get(name)
+        if value is None:
+            return self._constant(name)
+        if not isinstance(value, Planes):
+            return value
+        key = (name, "plain")
+        if key not in self.cache:
+            self.cache[key] = self._unpacked(value, self.graph.shapes[name])
+        return self.cache[key]
+
+    def _flat(self, name: str) -> Any:
+        shape = self.graph.shapes[name]
+        return self.builder.emit(relax.op.reshape(self._plain(name), (math.prod(shape),)))
+
+    def _unpacked(self, value: Planes, shape: tuple[int, ...]) -> Any:
+        table = value.layout.index().reshape(-1).astype(np.int32)
+        plane, pixels = value.layout.plane, len(table)
+        tokens = len(shape) != 4  # planes of a linear layer: channels go last again
+        move = stencils.Move(
+            images=value.images,
+            channels=value.channels,
+            x_image=value.planes * plane,
+            x_channel=plane,
+            y_image=value.channels * pixels,
+            y_channel=1 if tokens else pixels,
+            y_step=value.channels if tokens else 1,
+            x_size=value.images * value.planes * plane,
+            y_size=math.prod(shape),
+            entries=pixels,
+            padded=False,
+        )
+        flat = self._call(
+            stencils.move_kernel(self._name("unpack"), move), [value.var, table], math.prod(shape)
+        )
+        return self.builder.emit(relax.op.reshape(flat, shape))
+
+    def _moved(self, name: str, table: NDArray[np.int32], key: Any, fill: float = 0.0) -> Any:
+        """Return a value gathered by a table of plain or plane positions, planes rounded up."""
+        key = (name, *key, fill)
+        if key in self.cache:
+            return self.cache[key]
+        shape, value = self.graph.shapes[name], self.values[name]
+        images, channels = shape[0], shape[1]
+        planes = layouts.round_up(channels, layouts.ROW_MULTIPLE)
+        if isinstance(value, Planes):
+            var, each = value.var, value.layout.plane
+            x_image, x_size = planes * each, images * planes * each
+        else:
+            var, each = self._flat(name), shape[2] * shape[3]
+            x_image, x_size = channels * each, math.prod(shape)
+        move = stencils.Move(
+            images=images,
+            channels=channels,
+            x_image=x_image,
+            x_channel=each,
+            y_image=planes * len(table),
+            y_channel=len(table),
+            y_step=1,
+            x_size=x_size,
+            y_size=images * planes * len(table),
+            entries=len(table),
+            fill=fill,
+        )
+        function = stencils.move_kernel(self._name("move"), move)
+        self.cache[key] = self._call(function, [var, table], move.y_size)
+        return self.cache[key]
+
+    def _index(self, name: str) -> NDArray[np.int64]:
+        """Return where a value's pixels are inside a channel of its buffer."""
+        value = self.values[name]
+        if isinstance(value, Planes):
+            return value.layout.index()
+        height, width = self._size(name)
+        return np.arange(height * width).reshape(height, width)
+
+    def _in(self, name: str, layout: Layout, fill: float = 0.0) -> Any:
+        """Return a value's buffer in a layout."""
+        value = self.values[name]
+        if isinstance(value, Planes) and value.layout == layout and fill == 0:
+            return value.var
+        return self._moved(name, layouts.gather_table(layout, self._index(name)), (layout,), fill)
+
+    def _source(
+        self, step: Step, target: Layout, fill: float = 0.0
+    ) -> tuple[Any, Layout, int, list[tuple[int, int]]]:
+        """Return (buffer, layout of its planes, phases, per tap (phase, offset)) for a window."""
+        name, window = step.inputs[0], step.window
+        own = self.layouts[self._size(name)]
+        value = self.values[name]
+        if isinstance(value, Planes):
+            own = value.layout
+        if not layouts.reads_directly(own, target, window) and isinstance(target, Blocked):
+            near = layouts.blocked(*self._size(name), self.lanes, window.halo, 1)
+            if near is not None and layouts.reads_directly(near, target, window):
+                own = near
+        if layouts.reads_directly(own, target, window):
+            taps = [(0, own.tap(*tap)) for tap in window.taps]
+            return self._in(name, own, fill), own, 1, taps
+        assert isinstance(target, Planar)
+        if window.stride == (1, 1):
+            own = Planar.of(*self._size(name), self.lanes, window.halo, target.row)
+            taps = [(0, own.tap(*tap)) for tap in window.taps]
+            return self._in(name, own, fill), own, 1, taps
+        phase = layouts.phases(own, target, window)
+        used = list(layouts.used_phases(window))
+        taps = [(used.index(p), offset) for p, offset in layouts.phase_taps(phase, window)]
+        table = layouts.phase_table(phase, self._index(name), window)
+        return self._moved(name, table, (phase, tuple(used)), fill), phase, len(used), taps
+
+    def _target(self, step: Step) -> Layout:
+        """Return the layout a window's output is written in: planar if the input has no blocks."""
+        target = self.layouts[self._size(step.output)]
+        if isinstance(target, Planar):
+            return target
+        near = layouts.blocked(*self._size(step.inputs[0]), self.lanes, step.window.halo, 1)
+        if near is not None and layouts.reads_directly(near, target, step.window):
+            return target
+        return Planar.of(target.height, target.width, self.lanes, target.halo)
+
+    def _epilogue(self, step: Step) -> Epilogue:
+        return Epilogue(step.residual is not None, step.activation, step.low, step.high)
+
+    # ---- steps
+
+    def _conv(self, step: Step) -> Planes:
+        assert step.weights is not None
+        assert step.bias is not None
+        images, channels = self.graph.shapes[step.inputs[0]][:2]
+        target = self._target(step)
+        x, source, phases, taps = self._source(step, target)
+        rest = [self._in(step.residual, target)] if step.residual else []
+        planes = layouts.round_up(channels, layouts.ROW_MULTIPLE)
+        x_plane = phases * source.plane
+        rows = len(step.weights)
+        inside = [phase * source.plane + offset for phase, offset in taps]
+        sign = step.activation == "clip" and step.low is not None and step.low >= 0
+        name = self._name("conv")
+        if step.groups == channels == rows and step.groups > 1:
+            windowed = Windowed(
+                "depthwise", source, target, step.window, tuple(inside), x_plane, planes,
+                rows, images, self._epilogue(step), step.weights, step.bias, threads=self.threads,
+            )
+            made = window_kernel(windowed, name, self._vectors(target))
+            self._note(step, name, "depthwise", made, target, images, rows)
+        else:
+            offsets = np.add.outer(np.arange(channels) * x_plane, inside).reshape(-1)
+            problem = Problem(
+                source, target, step.window, offsets.astype(np.int64), _matrix(step, channels),
+                step.bias, planes * x_plane, images, self._epilogue(step), self.threads,
+            )
+            made = self._chosen(step, name, problem)
+        size = images * layouts.round_up(rows, layouts.ROW_MULTIPLE) * target.plane
+        return Planes(
+            self._call(made.function, [x, *made.constants, *rest], size),
+            target, images, rows, sign,
+        )
+
+    def _chosen(self, step: Step, name: str, problem: Problem) -> Kernel:
+        config = self.choose(problem)
+        made = kernel(problem, config, name)
+        form = "dense" if made.walked >= 0.999 * problem.matrix.size else "sparse"
+        pixels = problem.target.height * problem.target.width * problem.images
+        self.layers.append(
+            Made(step.name, name, form, problem.density, problem.flops, config.label,
+                 2.0 * made.walked * pixels)
+        )
+        return made
+
+    def _note(
+        self, step: Step, name: str, form: str, made: Kernel, target: Layout, images: int, rows: int
+    ) -> None:
+        flops = 2.0 * made.walked * rows * images * target.height * target.width
+        assert step.weights is not None
+        density = float((step.weights != 0).mean())
+        self.layers.append(Made(step.name, name, form, density, flops, "", flops))
+
+    def _vectors(self, target: Layout) -> int:
+        return min(7, 12) if isinstance(target, Blocked) else 7
+
+    def _linear(self, step: Step) -> Any:
+        assert step.weights is not None
+        assert step.bias is not None
+        shape = self.graph.shapes[step.inputs[0]]
+        tokens = math.prod(shape[:-1])
+        if tokens <= FEW_ROWS and step.residual is None:
+            return self._few(step, tokens)
+        return self._over_tokens(step, tokens)
+
+    def _few(self, step: Step, tokens: int) -> Any:
+        """Emit a linear layer on a few rows: lanes are outputs."""
+        assert step.weights is not None
+        assert step.bias is not None
+        matrix, lanes, (rows, columns) = step.weights, self.lanes, step.weights.shape
+        name, epilogue = self._name("linear"), self._epilogue(step)
+        density = float((matrix != 0).mean())
+        flops = 2.0 * matrix.size * tokens
+        if density < SELL_BELOW:
+            coded = encode.sell(matrix, lanes)
+            slices = len(coded.slices) - 1
+            bias = np.append(step.bias, np.float32(0))[coded.rows].astype(np.float32)
+            function = stencils.sell_kernel(
+                name, columns, rows, slices, int(coded.slices[-1]), lanes, tokens, epilogue
+            )
+            constants = [coded.slices, coded.columns, coded.values, bias, coded.rows]
+            walked = 2.0 * coded.stored * tokens
+            self.layers.append(Made(step.name, name, "sparse", density, flops, "SELL", walked))
+        else:
+            width = 4 * lanes
+            blocks = -(-rows // width)
+            full = np.zeros((blocks * width, columns), np.float32)
+            full[:rows] = matrix
+            bias = np.zeros(blocks * width, np.float32)
+            bias[:rows] = step.bias
+            packed = np.ascontiguousarray(full.reshape(blocks, width, columns).transpose(0, 2, 1))
+            function = stencils.row_kernel(name, columns, rows, lanes, tokens, epilogue)
+            constants = [packed.reshape(-1), bias]
+            self.layers.append(Made(step.name, name, "dense", density, flops, "rows", flops))
+        flat = self._call(function, [self._flat(step.inputs[0]), *constants], tokens * rows)
+        return self.builder.emit(relax.op.reshape(flat, self.graph.shapes[step.output]))
+
+    def _over_tokens(self, step: Step, tokens: int) -> Planes:
+        """Emit a linear layer as a 1x1 convolution over an image of one row of tokens."""
+        assert step.weights is not None
+        assert step.bias is not None
+        rows, columns = step.weights.shape
+        layout = Planar.of(1, tokens, self.lanes, 0)
+        x = self._tokens(step.inputs[0], layout)
+        rest = [self._tokens(step.residual, layout)] if step.residual else []
+        planes = layouts.round_up(columns, layouts.ROW_MULTIPLE)
+        problem = Problem(
+            layout, layout, Window((1, 1)), np.arange(columns) * layout.plane, step.weights,
+            step.bias, planes * layout.plane, 1, self._epilogue(step), self.threads,
+        )
+        name = self._name("linear")
+        made = self._chosen(step, name, problem)
+        var = self._call(made.function, [x, *made.constants, *rest], problem.y_size)
+        return Planes(var, layout, 1, rows)
+
+    def _tokens(self, name: str, layout: Planar) -> Any:
+        """Return a value (..., channels) as planes of tokens."""
+        value = self.values.get(name)
+        if isinstance(value, Planes) and value.layout == layout:
+            return value.var
+        key = (name, "tokens")
+        if key not in self.cache:
+            shape = self.graph.shapes[name]
+            channels = shape[-1]
+            planes = layouts.round_up(channels, layouts.ROW_MULTIPLE)
+            index = (np.arange(layout.width) * channels)[None]
+            table = layouts.gather_table(layout, index)
+            move = stencils.Move(
+                images=1, channels=channels, x_image=0, x_channel=1, y_image=0,
+                y_channel=layout.plane, y_step=1, x_size=math.prod(shape),
+                y_size=planes * layout.plane, entries=layout.plane,
+            )
+            function = stencils.move_kernel(self._name("move"), move)
+            self.cache[key] = self._call(function, [self._flat(name), table], move.y_size)
+        return self.cache[key]
+
+    def _pool(self, step: Step) -> Planes:
+        images, channels = self.graph.shapes[step.inputs[0]][:2]
+        target, value = self._target(step), self.values[step.inputs[0]]
+        kind = "average" if step.average else "max"
+        safe = kind == "average" or step.window.halo == 0
+        safe = safe or (isinstance(value, Planes) and value.sign)
+        x, source, phases, taps = self._source(step, target, 0.0 if safe else -math.inf)
+        windowed = Windowed(
+            kind, source, target, step.window,
+            tuple(phase * source.plane + offset for phase, offset in taps),
+            phases * source.plane, layouts.round_up(channels, layouts.ROW_MULTIPLE), channels,
+            images, table=_shares(step, self._size(step.inputs[0]), target), threads=self.threads,
+        )
+        made = window_kernel(windowed, self._name("pool"), self._vectors(target))
+        size = images * windowed.x_planes * target.plane
+        sign = isinstance(value, Planes) and value.sign
+        var = self._call(made.function, [x, *made.constants], size)
+        return Planes(var, target, images, channels, sign)
+
+    def _mean(self, step: Step) -> Any:
+        images, channels = self.graph.shapes[step.inputs[0]][:2]
+        value = self.values[step.inputs[0]]
+        if not isinstance(value, Planes):
+            layout: Layout = Planar.of(*self._size(step.inputs[0]), self.lanes, 0)
+            value = Planes(self._in(step.inputs[0], layout), layout, images, channels)
+        function = stencils.mean_kernel(
+            self._name("mean"), value.layout, images, value.planes, channels
+        )
+        flat = self._call(function, [value.var], images * channels)
+        return self.builder.emit(relax.op.reshape(flat, self.graph.shapes[step.output]))
+
+    def _other(self, step: Step) -> Any:
+        """Leave one operator to TVM's own ONNX importer."""
+        node, graph = step.node, self.graph
+        if len(node.output) != 1:
+            raise _missing(step, "has several outputs")
+        arguments = list(dict.fromkeys(step.inputs))
+        module = _imported(step, graph)
+        function = module["main"].without_attr("global_symbol")
+        names = [str(v.name_hint) for v in function.params]
+        variable = self.builder.add_func(function, self._name("other"))
+        by_name = dict(zip(arguments, arguments, strict=True))
+        call = relax.Call(variable, [self._plain(by_name.get(n, n)) for n in _order(names, arguments)])
+        return self.builder.emit(call)
+
+
+def _order(names: list[str], arguments: list[str]) -> list[str]:
+    """Return the arguments in the order of an imported function's parameters."""
+    assert len(names) == len(arguments)
+    return arguments
+
+
+def _imported(step: Step, graph: Graph) -> Any:
+    """Return a Relax module with ``main`` for one ONNX node."""
+    from tvm.relax.frontend.onnx import from_onnx
+
+    node = step.node
+    kinds = {str(k): v for k, v in graph.dtypes.items()}
+
+    def info(name: str) -> onnx.ValueInfoProto:
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(kinds[name]))
+        return helper.make_tensor_value_info(name, element, graph.shapes[name])
+
+    inputs = list(dict.fromkeys(step.inputs))
+    constants = [
+        numpy_helper.from_array(graph.constants[name], name)
+        for name in dict.fromkeys(node.input)
+        if name in graph.constants
+    ]
+    single = helper.make_graph(
+        [node], "one", [info(name) for name in inputs], [info(step.output)], constants
+    )
+    document = helper.make_model(single, opset_imports=[helper.make_opsetid("", graph.opset)])
+    try:
+        return from_onnx(document, opset=graph.opset, keep_params_in_input=False)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, LookupError) as error:
+        raise _missing(step, str(error).strip().splitlines()[-1][:200]) from error
+
+
+def _missing(step: Step, why: str) -> StageError:
+    return StageError(
+        "compile",
+        f"no kernel for the operator {step.node.op_type} ({step.name}): {why}",
+        mend="leave tvm_sparse out for this model, or replace the operator",
+    )
+
+
+def _matrix(step: Step, channels: int) -> NDArray[np.float32]:
+    """Return a convolution's weights as (outputs, channels * taps), zeros between groups."""
+    assert step.weights is not None
+    weights = np.asarray(step.weights, np.float32)
+    rows, per_group = weights.shape[:2]
+    if step.groups == 1:
+        return np.ascontiguousarray(weights.reshape(rows, -1))
+    full = np.zeros((rows, channels, *weights.shape[2:]), np.float32)
+    for group in range(step.groups):
+        own = slice(group * rows // step.groups, (group + 1) * rows // step.groups)
+        full[own, group * per_group : (group + 1) * per_group] = weights[own]
+    return np.ascontiguousarray(full.reshape(rows, -1))
+
+
+def _shares(step: Step, size: tuple[int, int], target: Layout) -> NDArray[np.float32] | None:
+    """Return per output pixel what its sum is multiplied by; None for a maximum."""
+    if not step.average:
+        return None
+    kernel_size = math.prod(step.window.kernel)
+    if step.average == "all":
+        return np.full((target.height, target.width), 1 / kernel_size, np.float32)
+    window = dataclasses.replace(step.window)
+    (sh, sw), counts = window.stride, np.zeros((target.height, target.width))
+    rows, columns = np.mgrid[: target.height, : target.width]
+    for i, j in window.taps:
+        y, x = rows * sh + i, columns * sw + j
+        counts += (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    return (1 / np.maximum(counts, 1)).astype(np.float32)

@@ -1,0 +1,229 @@
+"""One layer to compute: what is asked for, and the kernel that a configuration makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from hwbench.kernels import encode, layouts, stencils, template
+from hwbench.kernels.layouts import Layout, Window
+from hwbench.kernels.template import Epilogue
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One way to compute a layer: the template's parameters, all sizes in their own units.
+
+    ``vectors`` of pixels a tile, ``k_block`` taps at a time, ``row_block`` outputs sharing a
+    list, ``group`` lists walked together, ``pack`` the taps of a tile first.
+    """
+
+    vectors: int
+    k_block: int
+    row_block: int = 1
+    group: int = 1
+    pack: bool = False
+
+    @property
+    def label(self) -> str:
+        """The configuration on one line, for tables."""
+        size = f"V{self.vectors} K{self.k_block} {self.row_block}x1 G{self.group}"
+        return f"{size} pack" if self.pack else size
+
+
+WHOLE = 1 << 20
+"""A K block that no layer fills: no blocking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A convolution or linear layer over planes.
+
+    ``matrix`` (rows, taps) float32, ``bias`` (rows,); tap ``t`` reads ``offsets[t]`` elements
+    behind a tile's position. One image takes ``x_image`` elements of the input.
+    """
+
+    source: Layout
+    target: Layout
+    window: Window
+    offsets: NDArray[np.int64]
+    matrix: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    x_image: int
+    images: int
+    epilogue: Epilogue
+    threads: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Output channels."""
+        return len(self.matrix)
+
+    @property
+    def planes(self) -> int:
+        """Planes of the output buffer."""
+        return layouts.round_up(self.rows, layouts.ROW_MULTIPLE)
+
+    @property
+    def density(self) -> float:
+        """Share of weights that are not zero."""
+        return float(np.count_nonzero(self.matrix)) / max(self.matrix.size, 1)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the dense layer, two a multiply-add."""
+        pixels = self.target.height * self.target.width
+        return 2.0 * self.matrix.size * pixels * self.images
+
+    @property
+    def y_size(self) -> int:
+        """Elements of the output buffer."""
+        return self.images * self.planes * self.target.plane
+
+    @property
+    def signature(self) -> str:
+        """What decides which configuration is fastest (the weights' places hardly do)."""
+        s, t = self.source, self.target
+        kinds = f"{type(s).__name__}{s.height}x{s.width} {type(t).__name__}{t.height}x{t.width}"
+        shape = f"{self.rows}x{self.matrix.shape[1]} {self.window.kernel} {self.window.stride}"
+        pairs = self.matrix[: self.rows // 4 * 4].reshape(-1, 4, self.matrix.shape[1])
+        blocks = float((pairs != 0).any(1).mean()) if pairs.size else 1.0
+        return (
+            f"{kinds} {shape} n{self.images} L{t.lanes} t{self.threads} r{self.epilogue.residual} "
+            f"{self.density:.2f}/{blocks:.2f}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A function and the constants it takes after its input (before a residual and the output).
+
+    ``walked`` is the number of multiply-adds per pixel that it does, padding included.
+    """
+
+    function: tirx.PrimFunc
+    constants: tuple[Array, ...]
+    walked: int
+
+
+def kernel(problem: Problem, config: Config, name: str) -> Kernel:
+    """Return the kernel that computes `problem` as `config` says."""
+    p = problem
+    taps = p.matrix.shape[1]
+    k_block = min(config.k_block, taps)
+    places = np.arange(taps) % k_block if config.pack else p.offsets
+    coded = encode.encode(p.matrix, places, k_block, config.row_block, config.group)
+    walk = layouts.tiles(p.source, p.target, p.window, config.vectors)
+    mask = layouts.mask(p.target, walk)
+    y_image = p.planes * p.target.plane
+    tile_x, tile_y = repeated(walk.x, p.x_image, p.images), repeated(walk.y, y_image, p.images)
+    shape = template.Shape(
+        lanes=p.target.lanes,
+        taps=taps,
+        tiles=len(tile_x),
+        vx=walk.vx,
+        vy=walk.vy,
+        x_size=p.images * p.x_image,
+        y_size=p.y_size,
+        rows=p.rows,
+        k_block=k_block,
+        row_block=config.row_block,
+        group=config.group,
+        segments=len(coded.steps) - 1,
+        steps=len(coded.offsets) // config.group,
+        pack=config.pack,
+        masked=mask is not None,
+        epilogue=p.epilogue,
+        target=p.target,
+        images=p.images,
+        planes=p.planes,
+        parallel=p.threads > 1 and not _overlapping(walk, p.target.lanes),
+    )
+    bias = np.zeros(p.planes, np.float32)
+    bias[: p.rows] = p.bias
+    constants = [p.offsets.astype(np.int32), tile_x, tile_y, *coded.arrays, bias]
+    if mask is not None:
+        constants.append(np.tile(mask, p.images))
+    return Kernel(template.sparse_kernel(name, shape), tuple(constants), coded.stored)
+
+
+def repeated(positions: tuple[int, ...], image: int, images: int) -> NDArray[np.int32]:
+    """Return tile positions for every image of the batch, one after the other."""
+    starts = np.arange(images)[:, None] * image
+    return np.asarray(starts + np.asarray(positions)[None], np.int32).reshape(-1)
+
+
+def _overlapping(walk: layouts.Tiles, lanes: int) -> bool:
+    """Return whether two tiles write the same elements: threads must not then share the work."""
+    spots = np.add.outer(np.asarray(walk.y), np.asarray(walk.vy)).reshape(-1)
+    return bool(np.diff(np.sort(spots)).min(initial=lanes) < lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """A depthwise convolution or pooling over planes; see `stencils.WindowShape`."""
+
+    kind: str
+    source: Layout
+    target: Layout
+    window: Window
+    taps: tuple[int, ...]
+    x_plane: int
+    x_planes: int
+    channels: int
+    images: int
+    epilogue: Epilogue = Epilogue()
+    weights: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+    table: NDArray[np.float32] | None = None
+    threads: int = 1
+
+
+def window_kernel(w: Windowed, name: str, vectors: int) -> Kernel:
+    """Return the kernel of a depthwise convolution or pooling, `vectors` a tile."""
+    walk = layouts.tiles(w.source, w.target, w.window, vectors)
+    planes = layouts.round_up(w.channels, layouts.ROW_MULTIPLE)
+    constants: list[Array] = [np.asarray(walk.x, np.int32), np.asarray(walk.y, np.int32)]
+    if w.weights is not None and w.bias is not None:
+        bias = np.zeros(planes, np.float32)
+        bias[: w.channels] = w.bias
+        constants += [np.ascontiguousarray(w.weights.reshape(-1)), bias]
+    mask = layouts.mask(w.target, walk)
+    if w.table is not None:
+        constants.append(_picked(w.table, w.target, walk))
+    elif mask is not None:
+        constants.append(mask)
+    shape = stencils.WindowShape(
+        kind=w.kind,
+        lanes=w.target.lanes,
+        taps=w.taps,
+        tiles=len(walk.x),
+        vx=walk.vx,
+        vy=walk.vy,
+        x_plane=w.x_plane,
+        x_planes=w.x_planes,
+        channels=w.channels,
+        planes=planes,
+        images=w.images,
+        masked=mask is not None,
+        epilogue=w.epilogue,
+        target=w.target,
+        parallel=w.threads > 1,
+    )
+    return Kernel(stencils.window_kernel(name, shape), tuple(constants), len(w.taps))
+
+
+def _picked(
+    image: NDArray[np.float32], target: Layout, walk: layouts.Tiles
+) -> NDArray[np.float32]:
+    """Return an image's values in the order of a walk (0 for padding)."""
+    plane = np.zeros(target.plane, np.float32)
+    plane[target.index()] = image
+    spots = np.asarray(walk.y)[:, None, None] + np.asarray(walk.vy)[None, :, None]
+    return np.ascontiguousarray(plane[spots + np.arange(target.lanes)].reshape(-1))

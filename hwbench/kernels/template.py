@@ -1,0 +1,274 @@
+"""The one sparse kernel: a convolution or matrix product over lists of (offset, value), in TIR.
+
+The loops know shapes but not weights, so that compile time does not grow with the non-zeros
+(Elsen et al. 2020, "Fast Sparse ConvNets", generate code of this form for 1x1 layers). Blocking
+over K keeps the part of the input that is being read in the first-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import s_tir, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from hwbench.kernels.layouts import Blocked, Layout, Planar
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What happens to a sum before it is stored: add a residual, then the activation.
+
+    ``activation`` is ``none``, ``clip`` (to ``low``..``high``, None: open) or ``hardswish``.
+    """
+
+    residual: bool = False
+    activation: str = "none"
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Everything a kernel's loops depend on; sizes count elements (float32 or int32)."""
+
+    lanes: int
+    taps: int
+    tiles: int
+    vx: tuple[int, ...]
+    vy: tuple[int, ...]
+    x_size: int
+    y_size: int
+    rows: int
+    k_block: int
+    row_block: int
+    group: int
+    segments: int
+    steps: int
+    pack: bool
+    masked: bool
+    epilogue: Epilogue
+    target: Layout
+    images: int
+    planes: int
+    parallel: bool = False
+
+
+def vectors(lanes: int, store: Callable[[Any], None]) -> None:
+    """Write a vectorised loop over the lanes."""
+    with T.vectorized(0, lanes) as lane:
+        store(lane)
+
+
+def finish(body: Callable[[], None], name: str) -> tirx.PrimFunc:
+    """Return the function that `body` writes, with the root block Relax asks for."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        body()
+    made = builder.get()
+    block = s_tir.SBlock([], [], [], "root", made.body)
+    realized = s_tir.SBlockRealize([], tirx.const(True, "bool"), block)
+    return made.with_body(realized)
+
+
+def argument(name: str, size: int, dtype: str = "float32") -> Any:
+    """Declare the next argument: a flat buffer."""
+    return T.match_buffer(T.arg(name, T.handle()), (size,), dtype)
+
+
+def activate(value: Any, epilogue: Epilogue) -> Any:
+    """Return the activation of a value. Comparisons are such that NaN stays NaN."""
+    if epilogue.activation == "hardswish":
+        gate = _clip(value * T.float32(1 / 6) + T.float32(0.5), 0.0, 1.0)
+        return value * gate
+    if epilogue.activation == "clip":
+        return _clip(value, epilogue.low, epilogue.high)
+    return value
+
+
+def _clip(value: Any, low: float | None, high: float | None) -> Any:
+    if low is not None:
+        value = T.Select(value < T.float32(low), T.float32(low), value)
+    if high is not None:
+        value = T.Select(value > T.float32(high), T.float32(high), value)
+    return value
+
+
+def sparse_kernel(name: str, shape: Shape) -> tirx.PrimFunc:
+    """Return the kernel ``(x, tap offsets, tile x, tile y, blocks, rows, steps, offsets, values,
+    bias[, mask][, residual], y)``.
+
+    ``y[row, tile] = activation(bias[row] + sum value * x[tile + offset] + residual[row, tile])``.
+    With ``pack``, each tile's taps of a K block are copied side by side first (im2col of one
+    tile), and offsets count vectors of taps instead.
+    """
+    return finish(lambda: _Writer(shape).write(), name)
+
+
+class _Writer:
+    """Writes one kernel; holds its buffers while the IR builder is open."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.s = shape
+
+    def write(self) -> None:
+        s = self.s
+        k_blocks = -(-s.taps // s.k_block)
+        self.x = argument("x", s.x_size)
+        self.tap = argument("tap", s.taps, "int32")
+        self.tx = argument("tx", s.tiles, "int32")
+        self.ty = argument("ty", s.tiles, "int32")
+        self.blocks = argument("blocks", k_blocks + 1, "int32")
+        self.rows = argument("rows", s.segments * s.group, "int32")
+        self.steps = argument("steps", s.segments + 1, "int32")
+        self.offsets = argument("offsets", s.steps * s.group, "int32")
+        self.values = argument("values", s.steps * s.group * s.row_block)
+        self.bias = argument("bias", s.planes)
+        self.width = len(s.vx) * s.lanes
+        if s.masked:
+            self.mask = argument("mask", s.tiles * self.width)
+        if s.epilogue.residual:
+            self.residual = argument("residual", s.y_size)
+        self.y = argument("y", s.y_size)
+        with (T.parallel if s.parallel else T.serial)(0, s.tiles) as tile:
+            panel = min(s.k_block, s.taps) * self.width
+            self.panel = T.alloc_buffer((panel,), "float32", scope="global") if s.pack else None
+            self._tile(tile, k_blocks)
+        halo(self.y, s.target, s.images, s.rows, s.planes, parallel=s.parallel)
+
+    def _tile(self, tile: Any, k_blocks: int) -> None:
+        s = self.s
+        last = s.taps - (k_blocks - 1) * s.k_block
+        self._pack(tile, 0, s.k_block if k_blocks > 1 else s.taps)
+        self._block(tile, 0, first=True, last=k_blocks == 1)
+        if k_blocks > 2:
+            with T.serial(0, k_blocks - 2) as middle:
+                self._pack(tile, (middle + 1) * s.k_block, s.k_block)
+                self._block(tile, middle + 1, first=False, last=False)
+        if k_blocks > 1:
+            self._pack(tile, (k_blocks - 1) * s.k_block, last)
+            self._block(tile, k_blocks - 1, first=False, last=True)
+
+    def _pack(self, tile: Any, start: Any, count: int) -> None:
+        s, panel = self.s, self.panel
+        if panel is None:
+            return
+        with T.serial(0, count) as tap:
+            for v, vx in enumerate(s.vx):
+                with T.vectorized(0, s.lanes) as lane:
+                    value = self.x[self.tap[start + tap] + self.tx[tile] + vx + lane]
+                    T.buffer_store(panel, value, [tap * self.width + v * s.lanes + lane])
+
+    def _block(self, tile: Any, block: Any, *, first: bool, last: bool) -> None:
+        s = self.s
+        # Zero-based on purpose: with a start that is not zero, CanonicalizeLoop miscompiles
+        # inner loops whose bounds depend on it.
+        with T.serial(0, self.blocks[block + 1] - self.blocks[block]) as number:
+            segment = self.blocks[block] + number
+            # The accumulators are indexed by constants alone once vectorised: they become
+            # registers.
+            size = s.group * s.row_block * self.width
+            sums = T.alloc_buffer((size,), "float32", scope="local")
+            self._each(
+                lambda at, y, row, lane, v: T.buffer_store(
+                    sums, self.bias[row] if first else self.y[y], [at]
+                ),
+                segment,
+                tile,
+            )
+            with T.serial(0, self.steps[segment + 1] - self.steps[segment]) as step:
+                self._step(sums, self.steps[segment] + step, tile)
+            self._each(
+                lambda at, y, row, lane, v: T.buffer_store(
+                    self.y, self._ended(sums[at], y, tile, v, lane) if last else sums[at], [y]
+                ),
+                segment,
+                tile,
+            )
+
+    def _each(self, store: Callable[..., None], segment: Any, tile: Any) -> None:
+        """Write `store(accumulator, y index, row, lane, vector)` for every accumulator."""
+        s = self.s
+        for g in range(s.group):
+            for b in range(s.row_block):
+                row = self.rows[segment * s.group + g] + b
+                for v, vy in enumerate(s.vy):
+                    at = (g * s.row_block + b) * self.width + v * s.lanes
+                    with T.vectorized(0, s.lanes) as lane:
+                        y = row * s.target.plane + self.ty[tile] + vy + lane
+                        store(at + lane, y, row, lane, v)
+
+    def _step(self, sums: Any, step: Any, tile: Any) -> None:
+        s = self.s
+        for g in range(s.group):
+            place = self.offsets[step * s.group + g]
+            for b in range(s.row_block):
+                value = self.values[(step * s.group + g) * s.row_block + b]
+                for v, vx in enumerate(s.vx):
+                    at = (g * s.row_block + b) * self.width + v * s.lanes
+                    with T.vectorized(0, s.lanes) as lane:
+                        if self.panel is not None:
+                            x = self.panel[place * self.width + v * s.lanes + lane]
+                        else:
+                            x = self.x[place + self.tx[tile] + vx + lane]
+                        T.buffer_store(sums, sums[at + lane] + value * x, [at + lane])
+
+    def _ended(self, value: Any, y: Any, tile: Any, v: int, lane: Any) -> Any:
+        s = self.s
+        if s.epilogue.residual:
+            value = value + self.residual[y]
+        value = activate(value, s.epilogue)
+        if s.masked:
+            # Chosen, not multiplied: padding may have computed Inf or NaN.
+            real = self.mask[tile * self.width + v * s.lanes + lane] > T.float32(0)
+            value = T.Select(real, value, T.float32(0))
+        return value
+
+
+def halo(y: Any, layout: Layout, images: int, rows: int, planes: int, *, parallel: bool) -> None:
+    """Write loops that fill the padding of every plane: zeros, or the neighbours' edges."""
+    with (T.parallel if parallel else T.serial)(0, images * rows) as number:
+        plane = (number // rows * planes + number % rows) * layout.plane
+        if isinstance(layout, Planar):
+            _zeros(y, plane, layout)
+        elif layout.halo:
+            _exchange(y, plane, layout)
+
+
+def _zeros(y: Any, plane: Any, layout: Planar) -> None:
+    for first, count in layout.zeroed():
+        if count:
+            with T.serial(0, count) as vector, T.vectorized(0, layout.lanes) as lane:
+                at = plane + first + vector * layout.lanes + lane
+                T.buffer_store(y, T.float32(0), [at])
+
+
+def _exchange(y: Any, plane: Any, layout: Blocked) -> None:
+    """Write the halo of one plane: columns first, then whole rows, so that corners come along."""
+    lanes, (down, across) = layout.lanes, layout.grid
+    high, wide = layout.block
+
+    def copy(to: Any, source: Any, shift: int, keep: Callable[[Any], Any]) -> None:
+        with T.vectorized(0, lanes) as lane:
+            value = T.Select(keep(lane), y[source + shift + lane], T.float32(0))
+            T.buffer_store(y, value, [to + lane])
+
+    with T.serial(0, high) as row:
+        start = plane + layout.position(0, 0) + row * (layout.step * lanes)
+        for k in range(layout.halo):
+            left, right = (k - layout.halo) * lanes, (wide + k) * lanes
+            copy(start + left, start + left + wide * lanes, -1, lambda e: e % across > 0)
+            copy(start + right, start + k * lanes, 1, lambda e: e % across < across - 1)
+    with T.serial(0, layout.step) as column:
+        start = plane + layout.position(0, -layout.halo) + column * lanes
+        for k in range(layout.halo):
+            up, low = (k - layout.halo) * layout.step * lanes, (high + k) * layout.step * lanes
+            inner = k * layout.step * lanes
+            copy(
+                start + up, start + up + high * layout.step * lanes, -across, lambda e: e >= across
+            )
+            copy(start + low, start + inner, across, lambda e: e < across * (down - 1))

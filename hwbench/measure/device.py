@@ -1,0 +1,164 @@
+"""The host's end of a session on a device: ship the worker, give commands, take answers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from hwbench import registry
+from hwbench.conditions.parsers import KERNEL_FLAGS
+from hwbench.errors import TargetError
+from hwbench.measure.package import worker_zip
+from hwbench.protocols import Channel, Connection
+from hwbench.records import Conditions, TargetProfile, from_json
+from hwbench.worker.messages import Command, Feel, Job, Look, Settings, encode
+
+SILENCE = 120.0
+"""Seconds without a line after which the launcher is given up; it says every 2 that it lives."""
+
+
+class Device:
+    """A session on a target, with its worker running."""
+
+    def __init__(self, target: TargetProfile, connection: Connection, log: IO[bytes]) -> None:
+        """Ship the worker over an open connection and start it."""
+        self.target = target
+        self._connection = connection
+        self._log = log
+        self._shipped: dict[str, str] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            zipped = connection.put(worker_zip(Path(folder) / "worker.zip"), "worker.zip")
+        home = str(PurePosixPath(zipped).parent)
+        self._channel: Channel = connection.start([zipped, "serve", home], log)
+        with self._explained():
+            self._channel.receive(SILENCE)
+
+    def ship(self, source: Path, name: str) -> str:
+        """Copy a file or folder there, once a name; return its path there."""
+        if name not in self._shipped:
+            self._shipped[name] = self._connection.put(source, name)
+        return self._shipped[name]
+
+    def fetch(self, name: str, destination: Path) -> None:
+        """Copy a file of the session back."""
+        self._connection.get(name, destination)
+
+    def ask(self, command: Command) -> Iterator[Mapping[str, Any]]:
+        """Yield the answers to a command as they come; raises `TargetError` when it breaks off.
+
+        The device works on while nobody listens, but the command must be heard to its end.
+        """
+        with self._explained():
+            self._channel.send(encode(command))
+            while True:
+                line = self._channel.receive(SILENCE)
+                try:
+                    message = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise TargetError(f"the worker says {line[:80]!r}") from error
+                if "done" in message:
+                    return
+                if "alive" not in message:
+                    yield message
+
+    def feel(self) -> tuple[Conditions, str]:
+        """Return the conditions now, and why the device is taken for an emulated one (or "")."""
+        message = next(iter(list(self.ask(Feel()))))
+        return from_json(Conditions, message["conditions"]), str(message["emulated"])
+
+    def versions(self) -> dict[str, str]:
+        """Return what each of the target's backends says it is there, or why it does not run."""
+        jobs = tuple(
+            Job(s.kind, registry.module("backends", s.kind).__name__, s.options, "")
+            for s in self.target.backends
+        )
+        settings = Settings("", side_by_side=len(jobs))
+        found = {}
+        for message in self.ask(Look(jobs, settings)):
+            if "failure" in message:
+                found[message["of"]] = f"not available: {message['failure']['message']}"
+            else:
+                versions = message["versions"]["versions"]
+                found[message["of"]] = ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
+        return dict(sorted(found.items()))
+
+    def conditions(self) -> Conditions:
+        """Return the conditions, with the backends' versions among the software."""
+        read, _ = self.feel()
+        return dataclasses.replace(read, software={**read.software, "backends": self.versions()})
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Add to a `TargetError` the last thing that the worker said."""
+        try:
+            yield
+        except TargetError as error:
+            lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
+            last = f" (it last said: {lines[-1][:200]})" if lines else ""
+            raise TargetError(
+                f"{error.what}{last}",
+                where=self.target.name,
+                expected=error.expected,
+                mend=error.mend or f"see {self._log.name}",
+            ) from error
+
+
+@contextlib.contextmanager
+def opened(target: TargetProfile, log: Path) -> Iterator[Device]:
+    """Yield a session on the target; what the worker says on its standard error goes to `log`.
+
+    Raises `TargetError` when the target has no connection, cannot be reached, or is not the
+    machine that its profile describes.
+    """
+    if target.connection is None:
+        raise TargetError(
+            "no connection is configured", where=target.name, mend=target.how_to_reach
+        )
+    spec = target.connection
+    connection: Connection = registry.create("connections", spec.kind, spec.options)
+    try:
+        with log.open("ab") as stream:
+            yield Device(target, connection, stream)
+    finally:
+        connection.close()
+
+
+def probe(target: TargetProfile) -> Conditions:
+    """Connect, and return the device's conditions; ``software["backends"]`` has their versions.
+
+    Raises `TargetError` as `opened` does, or when the device is another than the profile says.
+    """
+    with tempfile.TemporaryDirectory() as folder, opened(target, Path(folder) / "log") as device:
+        found = device.conditions()
+    check_identity(target, found)
+    return found
+
+
+def check_identity(target: TargetProfile, found: Conditions) -> None:
+    """Raise `TargetError` when a device is of another kind than its profile says."""
+    machine = found.identity.get("machine")
+    if machine and machine != target.isa:
+        raise TargetError(
+            f"the device is {machine}",
+            where=target.name,
+            expected=target.isa,
+            mend="correct the target's isa or its connection",
+        )
+    flags = set(_flags(found.identity))
+    absent = [f for f in target.features if f in KERNEL_FLAGS and flags and f not in flags]
+    if absent:
+        raise TargetError(
+            f"the device has no {', '.join(absent)}",
+            where=target.name,
+            mend="measure on a device that has it, or choose another target",
+        )
+
+
+def _flags(identity: Mapping[str, Any]) -> Sequence[str]:
+    flags: Sequence[str] = (identity.get("cpu") or {}).get("flags") or ()
+    return flags

@@ -1,0 +1,182 @@
+"""The latency pass: generations in groups that fit the memory, and whether R and S agree."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwbench import stats
+from hwbench.errors import StageError
+from hwbench.measure import generation
+from hwbench.measure.device import Device
+from hwbench.measure.generation import REFERENCE, SHADOW, Generation
+from hwbench.records import Failure, MeasureSpec, Process
+from hwbench.worker.messages import Job, Settings
+
+ATTEMPTS = 2
+"""A session in which R and S differ is repeated once."""
+_MEMORY_SHARE = 0.6
+_DECIDE = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What the latency pass gave, by role or artifact."""
+
+    reference: tuple[Process, ...]
+    shadow: tuple[Process, ...]
+    candidates: Mapping[str, tuple[Process, ...]]
+    failures: Mapping[str, Failure]
+    valid: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """The latency pass of one sitting: what it runs, and where its raw samples go.
+
+    ``jobs`` are the candidates', ``pair`` R's and S's; ``need`` says how many bytes a candidate
+    takes, ``free`` how many there are. ``deadline`` is on the monotonic clock.
+    """
+
+    device: Device
+    folder: Path
+    spec: MeasureSpec
+    settings: Settings
+    pair: tuple[Job, Job]
+    jobs: Sequence[Job]
+    artifact: str
+    need: Mapping[str, int]
+    free: int | None
+    deadline: float
+    progress: Callable[[float, str], None]
+
+    def run(self) -> Latency:
+        """Return every process of the valid attempt, or of the last one."""
+        for attempt in range(ATTEMPTS):
+            notes: list[str] = []
+            made = self._attempt(attempt, notes)
+            result = _gathered(made, self.spec, notes)
+            if result.valid or time.monotonic() > self.deadline:
+                break
+        if not result.valid:
+            again = " (repeated once)" if attempt else ""
+            notes.append(f"not valid: R and its copy S differ beyond the margin{again}")
+        elif attempt:
+            notes.append("repeated once: R and its copy S differed in the first attempt")
+        return Latency(
+            result.reference,
+            result.shadow,
+            result.candidates,
+            result.failures,
+            result.valid,
+            tuple(notes),
+        )
+
+    def _attempt(self, attempt: int, notes: list[str]) -> list[Generation]:
+        groups = grouped(self.jobs, self.pair, self.need, self.free)
+        planned = self.spec.generations * len(groups)
+        if len(groups) > 1:
+            notes.append(f"measured in {len(groups)} groups: the memory does not hold all at once")
+        made: list[Generation] = []
+        broken: set[str] = set()
+        for number in range(planned):
+            file = self.folder / f"latency-{attempt}-{number:02}.jsonl"
+            found = generation.saved(file)
+            if found is None:
+                left = self.deadline - time.monotonic()
+                # Every group is measured once, whatever the time: no candidate goes without.
+                if left <= 0 and number >= len(groups):
+                    notes.append(f"stopped after {number} of {planned} generations: max_time")
+                    break
+                share = (number + attempt * planned) / (planned * (attempt + 1))
+                self.progress(share, f"latency, generation {number + 1} of {planned}")
+                jobs = [j for j in groups[number % len(groups)] if j.name not in broken]
+                found = self._generation(attempt, number, jobs, max(left, 0.0))
+                found.save(file)
+            broken |= set(found.failures)
+            made.append(found)
+        return made
+
+    def _generation(
+        self, attempt: int, number: int, jobs: Sequence[Job], seconds: float
+    ) -> Generation:
+        artifacts = {job.name: job.name for job in jobs}
+        artifacts |= {REFERENCE: self.artifact, SHADOW: self.artifact}
+        # Another attempt is another order and other environments.
+        return generation.run(
+            self.device,
+            (*self.pair, *jobs),
+            artifacts,
+            number + 1000 * attempt,
+            self.spec,
+            self.settings,
+            seconds,
+        )
+
+
+def grouped(
+    jobs: Sequence[Job], pair: Sequence[Job], need: Mapping[str, int], free: int | None
+) -> list[list[Job]]:
+    """Return the candidates in as few groups as fit into the free memory beside R and S."""
+    room = float("inf") if free is None else free * _MEMORY_SHARE - sum(need[j.name] for j in pair)
+    groups: list[list[Job]] = [[]]
+    used = 0
+    for job in jobs:
+        if groups[-1] and used + need[job.name] > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(job)
+        used += need[job.name]
+    return groups
+
+
+def agree(
+    shadow: Sequence[Process],
+    reference: Sequence[Process],
+    others: Sequence[Sequence[Process]],
+    margin: float,
+) -> bool:
+    """Return whether S, a copy of R, came out as 1: not beyond the margin by its 99 % interval."""
+    spread = stats.pooled_spread([*others, shadow], reference)
+    try:
+        found = stats.ratio(shadow, reference, _DECIDE, spread)
+    except StageError:  # not one round that both came through clean
+        return False
+    return found.low <= 1.0 + margin and found.high >= 1.0 / (1.0 + margin)
+
+
+def _gathered(made: Sequence[Generation], spec: MeasureSpec, notes: list[str]) -> Latency:
+    processes = [p for g in made for p in g.processes]
+    reference = tuple(p for p in processes if p.role == REFERENCE)
+    shadow = tuple(p for p in processes if p.role == SHADOW)
+    candidates: dict[str, tuple[Process, ...]] = {}
+    for process in processes:
+        if process.role == "candidate":
+            candidates[process.artifact] = (*candidates.get(process.artifact, ()), process)
+    notes += _remarks(made, processes)
+    return Latency(
+        reference,
+        shadow,
+        candidates,
+        {name: failure for g in made for name, failure in g.failures.items()},
+        agree(shadow, reference, list(candidates.values()), spec.half_width),
+        (),
+    )
+
+
+def _remarks(made: Sequence[Generation], processes: Sequence[Process]) -> list[str]:
+    notes = []
+    dropped = sum(p.dropped for p in processes)
+    if dropped:
+        total = dropped + sum(len(p.visits) for p in processes)
+        why = "; ".join(sorted({t for g in made for t in g.taints})[:3])
+        notes.append(f"{dropped} of {total} visits dropped: {why}")
+    futile = {n for g in made for n, v in g.verdicts.items() if v == stats.Look.FUTILE}
+    if futile:
+        notes.append(f"noise-limited, more rounds did not help: {len(futile)} artifacts")
+    if any(g.denormals != "flushed" for g in made):
+        notes.append("denormals could not be flushed here: they may slow sparse models down")
+    return notes

@@ -1,0 +1,134 @@
+"""From raw samples to the numbers that are compared: each with its source, or why it is missing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from hwbench import stats
+from hwbench.errors import StageError
+from hwbench.records import (
+    CompiledModel,
+    Measurement,
+    Process,
+    Sitting,
+    Source,
+    TargetProfile,
+    Value,
+    missing,
+)
+
+_TAIL = 0.9
+_EMULATED = "the device is emulated: {} there says nothing about a real one"
+
+
+def values(
+    measurement: Measurement, sitting: Sitting, compiled: CompiledModel, target: TargetProfile
+) -> dict[str, Value]:
+    """Return every measured metric of an artifact; what is missing has its reason.
+
+    The median latency is the ratio to the reference times the reference's own median, so that
+    what drifted during the sitting cancels.
+    """
+    found = [
+        _latency(measurement, sitting),
+        _tail(measurement),
+        _once(measurement, "load_time", lambda process: process.load),
+        _once(measurement, "first_inference", lambda process: process.first),
+        *_memory(measurement),
+        _energy(measurement),
+        Value("artifact_bytes", float(compiled.artifact_bytes), Source.STATIC),
+    ]
+    return {value.metric: value for value in found}
+
+
+def _lacking(measurement: Measurement, metric: str, name: str, what: str) -> Value:
+    if measurement.source is Source.EMULATED:
+        return missing(metric, measurement.source, _EMULATED.format(what))
+    failure = measurement.failures.get(name)
+    reason = failure.message if failure is not None else f"the {name} pass did not get to it"
+    return missing(metric, measurement.source, reason)
+
+
+def _latency(measurement: Measurement, sitting: Sitting) -> Value:
+    metric, mine, reference = "latency_p50", measurement.latency, sitting.reference.latency
+    if not mine:
+        return _lacking(measurement, metric, "latency", "time")
+    try:
+        level = stats.level(reference)
+        if measurement.artifact == sitting.reference.artifact:
+            found = level
+        else:
+            spread = stats.pooled_spread(_others(sitting), reference)
+            found = stats.absolute(stats.ratio(mine, reference, spread=spread), level)
+    except StageError as error:
+        return missing(metric, measurement.source, error.what)
+    note = f"{found.generations} processes, {found.rounds} rounds, without interrupted calls"
+    return _value(metric, found, measurement.source, note)
+
+
+def _others(sitting: Sitting) -> list[Sequence[Process]]:
+    own = sitting.reference.artifact
+    rest = [m.latency for m in sitting.measurements if m.artifact != own and m.latency]
+    return [*rest, sitting.shadow.latency]
+
+
+def _tail(measurement: Measurement) -> Value:
+    metric = "latency_p90"
+    if not measurement.latency:
+        return _lacking(measurement, metric, "latency", "time")
+    found = stats.percentile(measurement.latency, _TAIL)
+    if found is None:
+        calls = sum(len(v.wall) for p in measurement.latency for v in p.visits)
+        needed = stats.calls_needed(_TAIL)
+        reason = f"{calls} calls are too few for it (at least {needed})"
+        return missing(metric, measurement.source, reason)
+    return _value(metric, found, measurement.source, "of all calls, as experienced")
+
+
+def _once(measurement: Measurement, metric: str, get: Callable[[Process], float]) -> Value:
+    """The median of what each process did once."""
+    if not measurement.latency:
+        return _lacking(measurement, metric, "latency", "time")
+    seconds = [get(process) for process in measurement.latency]
+    note = f"median of {len(seconds)} fresh processes, files in the page cache"
+    return Value(metric, statistics.median(seconds), measurement.source, note=note)
+
+
+def _memory(measurement: Measurement) -> tuple[Value, Value]:
+    reading, source = measurement.memory, measurement.source
+    if reading is None:
+        peak, gross = (
+            _lacking(measurement, metric, "memory", "memory")
+            for metric in ("peak_memory", "process_memory")
+        )
+        return peak, gross
+    note = "VmHWM of a fresh process after its runs"
+    gross = Value("process_memory", float(reading.after_runs), source, note=note)
+    if reading.empty_runtime is None:
+        reason = "the runtime could not be measured with an empty model"
+        return missing("peak_memory", source, reason), gross
+    share = reading.after_runs - reading.empty_runtime
+    if share <= 0:
+        reason = "too small to tell from the same runtime with an empty model"
+        return missing("peak_memory", source, reason), gross
+    note = f"less {reading.empty_runtime} B of the same runtime with an empty model"
+    return Value("peak_memory", float(share), source, note=note), gross
+
+
+def _energy(measurement: Measurement) -> Value:
+    reading = measurement.energy
+    if reading is None:
+        return _lacking(measurement, "energy", "energy", "energy")
+    kinds = {"proxy": Source.PROXY, "model": Source.PREDICTED}
+    note = f"{reading.meter} ({reading.tier}), gross"
+    if reading.note:
+        note += f"; {reading.note}"
+    source = kinds.get(reading.tier, measurement.source)
+    return Value("energy", reading.joules / reading.inferences, source, note=note)
+
+
+def _value(metric: str, found: stats.Interval, source: Source, note: str) -> Value:
+    if not found.bounded:
+        return Value(metric, found.estimate, source, note=f"{note}; too few for an interval")
+    return Value(metric, found.estimate, source, low=found.low, high=found.high, note=note)

@@ -1,0 +1,1 @@
+"""Energy meters, one file each, each with its source tier."""

@@ -1,0 +1,9 @@
+"""Who is on the front, who meets the goals, and which model to ship. Pure: records in and out."""
+
+from __future__ import annotations
+
+from hwbench.pareto.decide import decide
+from hwbench.pareto.front import Front, baseline, compare, dominates, front, usable
+from hwbench.pareto.goals import meets
+
+__all__ = ["Front", "baseline", "compare", "decide", "dominates", "front", "meets", "usable"]

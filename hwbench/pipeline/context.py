@@ -1,0 +1,92 @@
+"""What every step of the corridor needs, and the stamp that cached work carries."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import hwbench
+from hwbench.pipeline.crew import Crew
+from hwbench.records import Candidate, MeasureSpec, OnnxModel, Recipe, TargetProfile, digest
+from hwbench.store import Cache, Run
+
+Show = Callable[[str, float, str], None]
+"""Called with a phase, how much of it is done (0..1), and what is going on."""
+
+PHASES = ("prepare", "measure", "score", "report")
+_LIBRARIES = (
+    "torch",
+    "torch-pruning",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "numpy",
+)
+# The rooms whose code decides what is cached; a change of the report costs nobody a training.
+_MAKERS = ("workloads", "pruners", "compress", "export", "compile", "backends", "records")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run keeps things, how many hands it uses, and whether it measures anew."""
+
+    reports: Path = Path("reports")
+    cache: Path = Path(".hwbench/cache")
+    jobs: int = min(4, os.cpu_count() or 1)
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One run in progress."""
+
+    recipe: Recipe
+    target: TargetProfile
+    spec: MeasureSpec
+    cache: Cache
+    run: Run
+    crew: Crew
+    show: Show
+    fresh: bool
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Return the host's software that has a say in the results, by name."""
+    found = {"hwbench": hwbench.__version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def stamp() -> str:
+    """Return a hash of the software that makes what is cached, our own source included."""
+    source = hashlib.sha256()
+    package = Path(hwbench.__file__).parent
+    for maker in _MAKERS:
+        place = package / maker
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            source.update(path.read_bytes())
+    return digest({"versions": versions(), "source": source.hexdigest()})
+
+
+def open_cache(place: Place) -> Cache:
+    """Return the cache of finished work for the software that is installed now."""
+    return Cache(place.cache.absolute(), stamp())
+
+
+def compile_key(candidate: Candidate, target: TargetProfile, model: OnnxModel) -> str:
+    """Return the cache key of an artifact: the candidate, and what it is made from and for."""
+    # The candidate names the target; of what the target's file says, the ISA decides as well.
+    return digest({"candidate": candidate.key, "isa": target.isa, "model": model.digest})

@@ -1,0 +1,181 @@
+"""A crew of hands: child processes that work in parallel and may die without taking us along."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hwbench.errors import StageError, UserError
+from hwbench.pipeline.jobs import ANSWERS, Answer, Job
+from hwbench.records import Failure, from_json, to_json
+
+Heard = Callable[[Job, float], None]
+
+_SILENCE = 900.0
+"""Seconds without a word from a hand after which it counts as hanging."""
+
+
+class Crew:
+    """Hands that take jobs from one queue; use as a context manager.
+
+    `submit` returns a future of the job's answers. A job that fails raises `StageError` from
+    its future, a mistake of the user's `UserError`.
+    """
+
+    def __init__(self, size: int, log: Path, heard: Heard, silence: float = _SILENCE) -> None:
+        """Prepare `size` hands (started when there is work); they print into `log`."""
+        self._jobs: queue.SimpleQueue[tuple[Job, Future[list[Answer]]] | None]
+        self._jobs = queue.SimpleQueue()
+        self._log, self._heard, self._silence = log, heard, silence
+        self._hands: list[_Hand] = []
+        threads = max(1, (os.cpu_count() or 1) // size)
+        self._threads = [
+            threading.Thread(target=self._work, args=(threads,), daemon=True) for _ in range(size)
+        ]
+
+    def __enter__(self) -> Crew:
+        """Start to take jobs."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """End every hand; what they were doing is lost, what they had finished is cached."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for hand in self._hands:
+            hand.end()
+
+    def submit(self, job: Job) -> Future[list[Answer]]:
+        """Queue a job; the future holds its answers."""
+        future: Future[list[Answer]] = Future()
+        self._jobs.put((job, future))
+        return future
+
+    def _work(self, threads: int) -> None:
+        hand = _Hand(self._log, threads)
+        self._hands.append(hand)
+        for job, future in iter(self._jobs.get, None):
+            try:
+                future.set_result(self._do(hand, job))
+            except (StageError, UserError) as error:
+                future.set_exception(error)
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+        hand.end()
+
+    def _do(self, hand: _Hand, job: Job) -> list[Answer]:
+        answers: list[Answer] = []
+        for message in hand.ask(job, self._silence):
+            if "progress" in message:
+                self._heard(job, message["progress"])
+            elif "answer" in message:
+                answers.append(from_json(ANSWERS[message["answer"]], message["data"]))
+            elif "failure" in message:
+                failure = from_json(Failure, message["failure"])
+                raise StageError(failure.stage, failure.message, where=failure.detail)
+            elif "user_error" in message:
+                what = message.pop("user_error")
+                raise UserError(what, **message)
+        return answers
+
+
+class _Hand:
+    """One child process, started when it is asked something and again after it died."""
+
+    def __init__(self, log: Path, threads: int) -> None:
+        self._log, self._threads = log, threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def ask(self, job: Job, silence: float) -> Iterator[dict[str, Any]]:
+        """Yield the messages about one job. Raises `StageError` when the hand dies over it."""
+        process = self._started()
+        assert process.stdin is not None
+        line = json.dumps({"job": type(job).__name__, "data": to_json(job)})
+        log_start = self._log.stat().st_size
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line.encode() + b"\n")
+            process.stdin.flush()
+        while True:
+            answer = self._line(process, silence)
+            if not answer:
+                raise self._obituary(process, log_start)
+            message = json.loads(answer)
+            if "end" in message:
+                return
+            yield message
+            if "failure" in message or "user_error" in message:
+                return
+
+    def end(self) -> None:
+        """Kill the child."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
+            with self._log.open("ab") as log:
+                # Its own session: Ctrl-C reaches the parent alone, which then ends its hands.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "hwbench.pipeline.hand"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+            self._lines = queue.SimpleQueue()
+            threading.Thread(target=_read, args=(self._process, self._lines), daemon=True).start()
+        return self._process
+
+    def _line(self, process: subprocess.Popen[bytes], silence: float) -> bytes:
+        """Return the next line; empty when the child died or kept silent for too long."""
+        try:
+            return self._lines.get(timeout=silence)
+        except queue.Empty:
+            os.killpg(process.pid, signal.SIGKILL)
+            return b""
+
+    def _obituary(self, process: subprocess.Popen[bytes], log_start: int) -> StageError:
+        code = process.wait()
+        with self._log.open("rb") as log:
+            log.seek(log_start)
+            tail = log.read().decode(errors="replace").strip().splitlines()[-25:]
+        return StageError("prepare", _died(code), where="\n".join(tail))
+
+
+def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    """Hand on the child's lines, and an empty one at its end."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line)
+    lines.put(b"")
+
+
+def _died(code: int) -> str:
+    if code >= 0:
+        return f"the process ended with exit code {code} (a bug: see the details)"
+    name = signal.Signals(-code).name
+    hint = " (out of memory, or it hung and was stopped)" if name == "SIGKILL" else ""
+    return f"the process was killed by {name}{hint}"

@@ -1,0 +1,86 @@
+"""What the corridor asks of a hand (a child process), and what a hand answers: JSON lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwbench.records import (
+    Candidate,
+    CompiledModel,
+    Failure,
+    OnnxModel,
+    TargetProfile,
+    WorkloadSpec,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Compress, export and compile candidates that share their weights."""
+
+    candidates: tuple[Candidate, ...]
+    target: TargetProfile
+    cache: Path
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteInputs:
+    """Write a split's inputs as ``inputs.npy`` and its labels as ``labels.npy``."""
+
+    workload: WorkloadSpec
+    split: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Score the answers of a deployed artifact against the labels, and against the ONNX file."""
+
+    workload: WorkloadSpec
+    model: OnnxModel
+    outputs: Path
+    inputs: Path
+    labels: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A candidate that is ready to be measured, or why it is not."""
+
+    candidate: Candidate
+    model: OnnxModel | None = None
+    compiled: CompiledModel | None = None
+    notes: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The score of a deployed artifact, and how far its answers are from the ONNX file's."""
+
+    metric: str
+    score: float
+    samples: int
+    disagreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A split on disk."""
+
+    inputs: Path
+    labels: Path
+    samples: int
+    metric: str
+
+
+JOBS: dict[str, type[Prepare] | type[WriteInputs] | type[Score]] = {
+    kind.__name__: kind for kind in (Prepare, WriteInputs, Score)
+}
+ANSWERS: dict[str, type[Prepared] | type[Scored] | type[Inputs]] = {
+    kind.__name__: kind for kind in (Prepared, Scored, Inputs)
+}
+Job = Prepare | WriteInputs | Score
+Answer = Prepared | Scored | Inputs

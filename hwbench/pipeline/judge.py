@@ -1,0 +1,249 @@
+"""From artifacts to results: measure them in one sitting, score their answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from hwbench import measure
+from hwbench.errors import StageError
+from hwbench.pipeline.context import Context
+from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
+from hwbench.records import (
+    METRICS,
+    Answers,
+    Conditions,
+    Decision,
+    Failure,
+    Measurement,
+    OnnxModel,
+    Result,
+    Sitting,
+    Source,
+    Value,
+    digest,
+    file_digest,
+    missing,
+    to_json,
+)
+
+DISAGREES = 1e-3
+"""Error of a deployed artifact, relative to its ONNX file's answers, beyond which it is broken."""
+
+
+def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> Sitting:
+    """Return the sitting in which everything that is ready was measured, cached by what decides it.
+
+    The dense model on the first backend that compiled it is the reference.
+    """
+    compiled = [p.compiled for p in ready if p.compiled is not None]
+    reference = next(c for c in compiled if c.candidate.compression.is_dense)
+    inputs = split(context, "validation")
+    key = digest(
+        {
+            "artifacts": sorted({c.digest for c in compiled}),
+            "reference": reference.digest,
+            "spec": to_json(context.spec),
+            "target": to_json(context.target),
+            "fingerprint": conditions.fingerprint,
+            "inputs": to_json(context.recipe.workload),
+            "batch": context.recipe.batch,
+        }
+    )
+    if context.fresh:
+        context.cache.forget("measure", key)
+    return context.cache.make(
+        "measure",
+        key,
+        Sitting,
+        lambda folder: measure.measure(
+            compiled,
+            reference,
+            context.target,
+            context.spec,
+            inputs.inputs,
+            folder,
+            lambda share, label: context.show("measure", share, label),
+        ),
+        resume=True,
+    )
+
+
+def split(context: Context, name: str) -> Inputs:
+    """Return a split on disk, written once by a hand."""
+    workload = context.recipe.workload
+
+    def build(folder: Path) -> Inputs:
+        answers = context.crew.submit(WriteInputs(workload, name, folder)).result()
+        return next(a for a in answers if isinstance(a, Inputs))
+
+    return context.cache.make(
+        "inputs", digest({"of": to_json(workload), "split": name}), Inputs, build
+    )
+
+
+def judge(context: Context, ready: Sequence[Prepared], sitting: Sitting) -> list[Result]:
+    """Return the result of every candidate: its values, or why it has none."""
+    data = split(context, "validation")
+    measured = {m.artifact: m for m in sitting.measurements}
+    scores = {
+        p.candidate.key: ask_score(context, p.model, measured[p.compiled.digest].outputs, data)
+        for p in ready
+        if p.compiled is not None and p.model is not None
+    }
+    results = []
+    for index, prepared in enumerate(ready):
+        context.show("score", index / len(ready), prepared.candidate.label)
+        if prepared.compiled is None or prepared.model is None:
+            results.append(failed(prepared))
+            continue
+        measurement = measured[prepared.compiled.digest]
+        answer = scores[prepared.candidate.key]
+        results.append(_result(context, prepared, measurement, sitting, answer, data))
+    context.show("score", 1.0, "")
+    return results
+
+
+def failed(prepared: Prepared) -> Result:
+    """Return the result of a candidate that never came to be measured."""
+    values = _static(prepared.model) if prepared.model is not None else {}
+    return Result(prepared.candidate, values, prepared.failure, notes=prepared.notes)
+
+
+def _result(
+    context: Context,
+    prepared: Prepared,
+    measurement: Measurement,
+    sitting: Sitting,
+    answer: Callable[[], Scored] | None,
+    data: Inputs,
+) -> Result:
+    assert prepared.compiled is not None
+    assert prepared.model is not None
+    values = {**_static(prepared.model)}
+    values |= measure.values(measurement, sitting, prepared.compiled, context.target)
+    failure = measurement.failures.get("latency") or measurement.failures.get("outputs")
+    notes = list(prepared.notes)
+    if prepared.model.denormals:
+        notes.append(f"{prepared.model.denormals} denormal weights: they can slow a CPU down")
+    if failure is None and answer is not None:
+        score, failure = accuracy(answer, data, measurement.source)
+        values[score.metric] = score
+    elif failure is not None:
+        reason = f"not measured: {failure.message}"
+        values[data.metric] = missing(data.metric, measurement.source, reason)
+    return Result(
+        candidate=prepared.candidate,
+        values=values,
+        failure=failure,
+        notes=tuple(notes),
+        layers=prepared.compiled.layers,
+        artifact=prepared.compiled.digest,
+        fingerprint=sitting.before.fingerprint,
+        measured_at=str(sitting.before.state.get("time", "")),
+    )
+
+
+def ask_score(
+    context: Context, model: OnnxModel, outputs: Path | None, data: Inputs
+) -> Callable[[], Scored] | None:
+    """Queue the scoring of an artifact's answers; return what waits for it (None: no answers).
+
+    Scores are cached by the answers themselves.
+    """
+    if outputs is None:
+        return None
+    workload = context.recipe.workload
+    key = digest(
+        {
+            "answers": file_digest(outputs, data.labels),
+            "model": model.digest,
+            "of": to_json(workload),
+        }
+    )
+    found = context.cache.find("score", key, Scored)
+    if found is not None:
+        return lambda: found
+    job = Score(workload, model, outputs, data.inputs, data.labels)
+    future = context.crew.submit(job)
+
+    def wait() -> Scored:
+        scored = next(a for a in future.result() if isinstance(a, Scored))
+        return context.cache.make("score", key, Scored, lambda _folder: scored)
+
+    return wait
+
+
+def accuracy(
+    wait: Callable[[], Scored], data: Inputs, source: Source
+) -> tuple[Value, Failure | None]:
+    """Return the score of a deployed artifact, or the reason why it has none."""
+    try:
+        scored = wait()
+    except StageError as error:
+        failure = Failure(error.stage, error.what, error.where)
+        return missing(data.metric, source, error.what), failure
+    if not scored.disagreement <= DISAGREES:
+        what = (
+            f"the deployed artifact is {scored.disagreement:.1e} away from its ONNX file "
+            f"(relative; at most {DISAGREES:.0e})"
+        )
+        return missing(scored.metric, source, what), Failure("measure", what)
+    note = f"{scored.samples} samples"
+    if METRICS[scored.metric].unit == "fraction":
+        # Wald's interval is enough for a note; paired comparisons do better on the same images.
+        spread = 1.96 * math.sqrt(max(scored.score * (1 - scored.score), 0) / scored.samples)
+        note += f", sampling error ±{spread * 100:.1f} pp"
+    return Value(scored.metric, scored.score, source, note=note), None
+
+
+def read_test(
+    context: Context, decision: Decision, ready: Sequence[Prepared]
+) -> Mapping[str, Value]:
+    """Return the test split's score of the chosen and of the dense model: read here, once."""
+    by_key = {p.candidate.key: p for p in ready}
+    wanted = {
+        role: by_key[key]
+        for role, key in (("chosen", decision.chosen), ("dense", decision.dense))
+        if key is not None
+    }
+    if not wanted:
+        return {}
+    data = split(context, "test")
+    compiled = [p.compiled for p in wanted.values() if p.compiled is not None]
+    key = digest({"artifacts": sorted({c.digest for c in compiled}), "inputs": to_json(data)})
+    sitting = context.cache.make(
+        "test",
+        key,
+        Answers,
+        lambda folder: measure.answers(compiled, context.target, context.spec, data.inputs, folder),
+    )
+    scores = {}
+    for role, prepared in wanted.items():
+        assert prepared.compiled is not None
+        assert prepared.model is not None
+        measured = sitting.of(prepared.compiled.digest)
+        wait = ask_score(context, prepared.model, measured.outputs, data)
+        if wait is None:
+            reason = measured.failures["outputs"].message
+            scores[role] = missing(data.metric, measured.source, reason)
+        else:
+            scores[role], _ = accuracy(wait, data, measured.source)
+    return scores
+
+
+def _static(model: OnnxModel) -> Mapping[str, Value]:
+    dense_macs = sum(layer.macs for layer in model.layers)
+    effective = sum(layer.macs * (1 - layer.sparsity) for layer in model.layers)
+    weights = sum(layer.parameters for layer in model.layers)
+    nonzero = sum(layer.nonzero for layer in model.layers)
+    numbers = {
+        "parameters": model.parameters,
+        "nonzero_parameters": model.nonzero,
+        "macs": dense_macs,
+        "effective_macs": round(effective),
+        "sparsity": 1 - nonzero / weights if weights else 0.0,
+        "denormals": model.denormals,
+    }
+    return {name: Value(name, float(n), Source.STATIC) for name, n in numbers.items()}

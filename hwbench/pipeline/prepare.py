@@ -1,0 +1,93 @@
+"""From candidates to artifacts: compress, export and compile, by hands working in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+
+from hwbench.errors import StageError, UserError
+from hwbench.pipeline.context import Context, compile_key
+from hwbench.pipeline.jobs import Prepare, Prepared
+from hwbench.records import (
+    Candidate,
+    CompiledModel,
+    CompressedModel,
+    Failure,
+    OnnxModel,
+    TargetProfile,
+)
+from hwbench.store import Cache
+
+_FIXED = 2.0
+"""What export and compile cost, in epochs of fine-tuning; only the progress bar believes it."""
+
+
+def prepare(context: Context, candidates: Sequence[Candidate]) -> list[Prepared]:
+    """Return every candidate prepared or failed, in the order given.
+
+    Raises `UserError` when the dense model cannot be prepared on any backend, or nothing can be
+    pruned: then there is nothing to compare.
+    """
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.compression.key, []).append(candidate)
+    dense = [g for g in groups.values() if g[0].compression.is_dense]
+    pruned = [g for g in groups.values() if not g[0].compression.is_dense]
+    # Everything is pruned from the dense models, so they come first.
+    prepared = _all(context, dense)
+    _insist(prepared, "the dense model cannot be prepared")
+    prepared += _all(context, pruned)
+    _insist(prepared[sum(map(len, dense)) :], "no pruned candidate could be prepared")
+    order = {candidate.key: index for index, candidate in enumerate(candidates)}
+    return sorted(prepared, key=lambda p: order[p.candidate.key])
+
+
+def weights(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Return each training's share of the whole preparing, by compression key."""
+    cost = {}
+    for candidate in candidates:
+        spec = candidate.compression
+        epochs = (
+            spec.train.epochs if spec.is_dense else spec.recovery.epochs if spec.recovery else 0
+        )
+        cost[spec.key] = epochs + _FIXED
+    total = sum(cost.values())
+    return {key: value / total for key, value in cost.items()}
+
+
+def found(cache: Cache, candidate: Candidate, target: TargetProfile) -> Prepared | None:
+    """Return a candidate as it was prepared before, or None if it never was."""
+    weights = cache.find("compress", candidate.compression.key, CompressedModel)
+    model = cache.find("export", candidate.export.key, OnnxModel)
+    if weights is None or model is None:
+        return None
+    compiled = cache.find("compile", compile_key(candidate, target, model), CompiledModel)
+    if compiled is None:
+        return None
+    return Prepared(candidate, model, compiled, weights.notes)
+
+
+def _all(context: Context, groups: Sequence[Sequence[Candidate]]) -> list[Prepared]:
+    cache = context.cache
+    cached = [[found(cache, c, context.target) for c in group] for group in groups]
+    prepared = [p for group in cached if all(group) for p in group if p is not None]
+    futures = {
+        context.crew.submit(Prepare(tuple(g), context.target, cache.root, cache.stamp)): g
+        for g, hits in zip(groups, cached, strict=True)
+        if not all(hits)
+    }
+    for future in as_completed(futures):
+        group = futures[future]
+        try:
+            prepared += [a for a in future.result() if isinstance(a, Prepared)]
+        except StageError as error:
+            failure = Failure(error.stage, error.what, error.where)
+            prepared += [Prepared(c, failure=failure) for c in group]
+    return prepared
+
+
+def _insist(prepared: Sequence[Prepared], what: str) -> None:
+    if any(p.compiled is not None for p in prepared):
+        return
+    first = next(p.failure for p in prepared if p.failure is not None)
+    raise UserError(f"{what}: {first.message}", where=first.stage, mend=first.detail)

@@ -1,0 +1,181 @@
+"""The seams: what a plug-in promises. Contract tests hold every registered plug-in to them.
+
+Host plug-ins may use torch and onnx; what runs on the device (`Session`, a backend's `load`, an
+`EnergyMeter`) only numpy and its own runtime. Heavy imports happen inside the functions, so that
+every plug-in file can be imported anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal, Protocol
+
+from hwbench.records import (
+    Candidate,
+    CompiledModel,
+    CompressionSpec,
+    EnergyReading,
+    LayerNote,
+    OnnxModel,
+    TargetProfile,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+Split = Literal["train", "validation", "test"]
+
+
+class Workload(Protocol):
+    """The user's model and data.
+
+    ``metric`` names what `score` returns: ``top1`` (a fraction) or ``score`` (any number);
+    higher is better for both.
+    """
+
+    metric: str
+
+    def model(self) -> nn.Module:
+        """Return a fresh model; trained already if the recipe says ``train: {epochs: 0}``."""
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return inputs (samples first) and labels of a split, as tensors on the CPU."""
+
+    def train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the scalar loss of one batch, augmentation included; hwbench does the rest."""
+
+    def score(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Return the metric of the model's outputs (one row a sample) against the labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a pruner made: a pruned copy and how to make it again.
+
+    ``masks`` maps parameter names to 0/1 tensors that training must keep (empty for structural
+    pruning); ``structure`` is plain JSON data from which `Pruner.restore` rebuilds the shape;
+    ``notes`` says what was left alone and why.
+    """
+
+    model: nn.Module
+    masks: Mapping[str, Tensor]
+    structure: Mapping[str, object]
+    notes: tuple[str, ...] = ()
+
+
+class Pruner(Protocol):
+    """Removes weights. Deterministic for a seed; never touches the model it is given."""
+
+    criteria: tuple[str, ...]
+    """The criteria it offers, the default first."""
+    scopes: tuple[str, ...]
+    """The scopes it offers, the default first."""
+
+    @staticmethod
+    def accepts(pattern: str) -> bool:
+        """Return whether this pruner makes the pattern (``2:4``, ``channel``, ``4x1``, ...)."""
+
+    def prune(
+        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+    ) -> Pruned:
+        """Return a copy pruned to `sparsity` (a schedule asks for less than the spec at first).
+
+        Raises `StageError` when there is nothing to prune or the pattern cannot apply.
+        """
+
+    def restore(
+        self, model: nn.Module, example: Tensor, structure: Mapping[str, object]
+    ) -> nn.Module:
+        """Return `model` (fresh, dense) cut to the recorded structure; weights come after."""
+
+
+class Session(Protocol):
+    """A loaded artifact on the device. Only `invoke` is inside the stopwatch."""
+
+    def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
+        """Hand over the inputs once; `invoke` then runs on them as often as it is called."""
+
+    def invoke(self) -> None:
+        """Run one inference, to its end."""
+
+    def outputs(self) -> list[np.ndarray]:
+        """Return copies of the outputs of the last `invoke`."""
+
+
+class Backend(Protocol):
+    """A runtime: compiles on the host, loads and runs on the device."""
+
+    def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
+        """Return, per layer, whether zeros can pay in this backend, and why (not)."""
+
+    def compile(
+        self, model: OnnxModel, candidate: Candidate, target: TargetProfile, folder: Path
+    ) -> str:
+        """Write the artifact into `folder` and return the name of the file to load.
+
+        Raises `StageError` when the model or the target is beyond this backend.
+        """
+
+    def compile_empty(self, target: TargetProfile, folder: Path) -> str:
+        """Write the smallest artifact there is and return the name of the file to load.
+
+        It copies its input ``x``, float32 of shape (1, 1); the runtime's own memory is measured
+        with it.
+        """
+
+    def load(self, artifact: Path, threads: int) -> Session:
+        """Return a ready session on the device. Raises `StageError` if it does not load."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the versions of what runs here: ``{"onnxruntime": "1.31.1"}``."""
+
+    def script(self, entry: str, compiled: CompiledModel) -> str:
+        """Return a Python script of about ten lines that runs the artifact without hwbench.
+
+        It stands beside `entry`'s folder, takes an optional ``.npy`` file of one batch of inputs
+        as its argument (zeros otherwise) and prints the outputs.
+        """
+
+
+class EnergyMeter(Protocol):
+    """Joules between `start` and `stop`. Cannot read: raises `StageError`, never 0."""
+
+    tier: Literal["meter", "counter", "model", "proxy"]
+
+    def start(self) -> None:
+        """Begin to count."""
+
+    def stop(self, inferences: int) -> EnergyReading:
+        """Return the gross joules since `start`, over that many inferences."""
+
+
+class Channel(Protocol):
+    """A running worker: lines in, lines out, nothing else."""
+
+    def send(self, line: str) -> None:
+        """Send one line (without its newline). Raises `TargetError` when the worker is gone."""
+
+    def receive(self, timeout: float) -> str:
+        """Return the next line; raises `TargetError` after `timeout` seconds, or at its end."""
+
+    def close(self) -> None:
+        """End the worker and everything it started."""
+
+
+class Connection(Protocol):
+    """A way to a device: files there, files back, a worker started. Cleans up after itself."""
+
+    def put(self, source: Path, name: str) -> str:
+        """Copy a file (or folder) to the session's folder there; returns its path there."""
+
+    def get(self, name: str, destination: Path) -> None:
+        """Copy a file back."""
+
+    def start(self, arguments: Sequence[str], log: IO[bytes]) -> Channel:
+        """Start the device's Python with these arguments; its standard error goes to `log`."""
+
+    def close(self) -> None:
+        """Remove the session's folder there and end what is still running."""

@@ -1,0 +1,103 @@
+"""The pattern ``channel``: whole channels leave, and every layer that touches them shrinks.
+
+Which layers hang together is found by torch-pruning's dependency graph (Fang et al. 2023,
+"DepGraph"). What is removed is decided here, because its own pruner rounds widths down (25 % of
+16 with a multiple of 8 would be 50 %), lets a global ranking leave one channel, and shares
+mutable default arguments between its instances.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwbench.errors import StageError
+from hwbench.protocols import Pruned, Pruner
+from hwbench.pruners._masks import check_offer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hwbench.records import CompressionSpec
+
+REQUIRES = {"torch": "torch", "torch_pruning": "torch-pruning"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Bounds on what is removed: a layer keeps ``min_width`` channels and 1 - ``max_ratio``."""
+
+    min_width: int = 8
+    max_ratio: float = 0.9
+
+
+class ChannelPruner:
+    """Removes the channels whose groups have the lowest norm."""
+
+    criteria: tuple[str, ...] = ("l2", "l1", "random")
+    scopes: tuple[str, ...] = ("local", "global")
+
+    def __init__(self, options: Options) -> None:
+        """Keep the bounds."""
+        self.options = options
+
+    @staticmethod
+    def accepts(pattern: str) -> bool:
+        """Return whether the pattern is ``channel``."""
+        return pattern == "channel"
+
+    def prune(
+        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+    ) -> Pruned:
+        """Return a copy with that share of the *dense* model's prunable channels removed.
+
+        A share p of the channels takes about 1 - (1 - p)² of the parameters. Widths are rounded
+        to the nearest multiple of ``spec.channel_multiple`` and never fall below the bounds, so
+        the share reached differs a little from the one asked for; the notes have it. The layer
+        that makes the output and everything tied to ``nn.MultiheadAttention`` keep their
+        widths. A model that was cut before goes on from there (schedules).
+
+        Raises `StageError` when nothing can be removed or the model is beyond torch-pruning.
+        """
+        from hwbench.pruners import _channels
+
+        check_offer(spec, self.criteria, self.scopes, sparsity)
+        own = copy.deepcopy(model)
+        graph = _channels.Graph(own, example)
+        widths = [_channels.width(group, own, spec, self.options) for group in graph.groups]
+        if not widths:
+            raise StageError(
+                "compress",
+                "the model has nothing to prune by channels",
+                expected="a convolution or linear layer that does not make the output",
+                mend="; ".join(graph.notes),
+            )
+        keep = _channels.kept(widths, sparsity, jointly=spec.scope == "global")
+        graph.cut([width.lowest(count) for width, count in zip(widths, keep, strict=True)])
+        _channels.check(model, own, graph, example)
+        dense = sum(width.dense for width in widths)
+        reached = 1 - sum(keep) / dense
+        if sparsity == spec.sparsity and reached <= 0 < sparsity:
+            raise StageError(
+                "compress",
+                f"{sparsity:.0%} of the channels, in multiples of {spec.channel_multiple} and "
+                f"with at least {self.options.min_width} a layer, is none",
+                mend="ask for more, or take a smaller channel multiple",
+            )
+        names = ", ".join(f"{w.name} {w.dense} → {k}" for w, k in zip(widths, keep, strict=True))
+        note = f"{reached:.1%} of the channels removed, {sparsity:.1%} asked for: {names}"
+        return Pruned(own, {}, {"cuts": graph.history}, (*graph.notes, note))
+
+    def restore(
+        self, model: nn.Module, example: Tensor, structure: Mapping[str, object]
+    ) -> nn.Module:
+        """Return the dense model with the recorded channels removed, in the recorded order."""
+        from hwbench.pruners import _channels
+
+        _channels.replay(model, example, structure)
+        return model
+
+
+PLUGIN: type[Pruner] = ChannelPruner

@@ -1,0 +1,52 @@
+"""The pattern ``dense``: a copy with nothing removed, the baseline of every study."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwbench.protocols import Pruned, Pruner
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hwbench.records import CompressionSpec
+
+REQUIRES = {"torch": "torch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """No options."""
+
+
+class NullPruner:
+    """Copies the model."""
+
+    criteria: tuple[str, ...] = ("magnitude",)
+    scopes: tuple[str, ...] = ("global",)
+
+    def __init__(self, options: Options) -> None:
+        """Nothing to keep."""
+
+    @staticmethod
+    def accepts(pattern: str) -> bool:
+        """Return whether the pattern is ``dense``."""
+        return pattern == "dense"
+
+    def prune(
+        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+    ) -> Pruned:
+        """Return a copy of the model, whatever the sparsity."""
+        return Pruned(copy.deepcopy(model), {}, {})
+
+    def restore(
+        self, model: nn.Module, example: Tensor, structure: Mapping[str, object]
+    ) -> nn.Module:
+        """Return the model as it is."""
+        return model
+
+
+PLUGIN: type[Pruner] = NullPruner

@@ -1,0 +1,58 @@
+"""The pattern ``unstructured``: any single weight may become zero (Han et al. 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwbench.protocols import Pruned, Pruner
+from hwbench.pruners import _masks
+from hwbench.pruners._criteria import CRITERIA
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hwbench.records import CompressionSpec
+
+REQUIRES = {"torch": "torch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """No options."""
+
+
+class UnstructuredPruner:
+    """Sets the lowest-scored weights to zero, over the whole model or layer by layer."""
+
+    criteria: tuple[str, ...] = tuple(CRITERIA)
+    scopes: tuple[str, ...] = ("global", "local")
+
+    def __init__(self, options: Options) -> None:
+        """Nothing to keep."""
+
+    @staticmethod
+    def accepts(pattern: str) -> bool:
+        """Return whether the pattern is ``unstructured``."""
+        return pattern == "unstructured"
+
+    def prune(
+        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+    ) -> Pruned:
+        """Return a copy in which that share of the weights taking part is zero.
+
+        Depthwise weights take no part; for the scope ``local`` neither do stem and classifier.
+        Raises `StageError` when there is nothing to prune.
+        """
+        _masks.check_offer(spec, self.criteria, self.scopes, sparsity)
+        return _masks.prune_blocks(model, example, spec, sparsity, rows=1, columns=1)
+
+    def restore(
+        self, model: nn.Module, example: Tensor, structure: Mapping[str, object]
+    ) -> nn.Module:
+        """Return the model as it is: zeros change no shape."""
+        return model
+
+
+PLUGIN: type[Pruner] = UnstructuredPruner

@@ -1,0 +1,93 @@
+"""What to try: a recipe and a target in, the candidates out. Pure."""
+
+from __future__ import annotations
+
+from hwbench.errors import UserError
+from hwbench.records import (
+    Candidate,
+    CompressionSpec,
+    ExportSpec,
+    Method,
+    PluginSpec,
+    Recipe,
+    TargetProfile,
+)
+
+
+def plan(recipe: Recipe, target: TargetProfile) -> tuple[Candidate, ...]:
+    """Return every candidate of a study, dense models first, in a stable order, none twice.
+
+    The grid: seeds × (dense + methods × sparsities) × the backends that both the recipe asks
+    for and the target runs. Raises `UserError` when that is empty.
+    """
+    backends = shared_backends(recipe, target)
+    specs = [spec for seed in recipe.seeds for spec in _compressions(recipe, target, seed)]
+    candidates = [
+        Candidate(ExportSpec(spec), backend, target.name, recipe.batch, target.threads)
+        for spec in sorted(specs, key=lambda s: not s.is_dense)
+        for backend in backends
+    ]
+    unique = {candidate.key: candidate for candidate in candidates}
+    if all(c.compression.is_dense for c in unique.values()):
+        raise UserError(
+            "there is nothing to try beside the dense model",
+            where=f"recipe {recipe.name}: search",
+            expected="a method with at least one sparsity above 0",
+        )
+    return tuple(unique.values())
+
+
+def shared_backends(recipe: Recipe, target: TargetProfile) -> tuple[PluginSpec, ...]:
+    """Return the backends to use: the target's options, with the recipe's on top.
+
+    Raises `UserError` when recipe and target share none.
+    """
+    offered = {spec.kind: spec for spec in target.backends}
+    shared = tuple(
+        PluginSpec(spec.kind, {**offered[spec.kind].options, **spec.options})
+        for spec in recipe.backends
+        if spec.kind in offered
+    )
+    if not shared:
+        raise UserError(
+            f"the recipe {recipe.name} and the target {target.name} share no backend",
+            expected=f"one of {', '.join(offered)}",
+            mend="add one of them under 'backends' of the recipe",
+        )
+    return shared
+
+
+def left_out(recipe: Recipe, target: TargetProfile) -> tuple[str, ...]:
+    """Return the backends that the recipe asks for and the target does not run."""
+    offered = {spec.kind for spec in target.backends}
+    return tuple(spec.kind for spec in recipe.backends if spec.kind not in offered)
+
+
+def _compressions(recipe: Recipe, target: TargetProfile, seed: int) -> list[CompressionSpec]:
+    dense = CompressionSpec(workload=recipe.workload, train=recipe.train, seed=seed)
+    pruned = [
+        _compression(recipe, target, method, sparsity, seed)
+        for method in recipe.methods
+        for sparsity in method.sparsities
+    ]
+    return [dense, *pruned]
+
+
+def _compression(
+    recipe: Recipe, target: TargetProfile, method: Method, sparsity: float, seed: int
+) -> CompressionSpec:
+    # Weights do not depend on the target unless whole channels go: then they are shared.
+    multiple = target.channel_multiple if method.pattern == "channel" else 1
+    return CompressionSpec(
+        workload=recipe.workload,
+        train=recipe.train,
+        pattern=method.pattern,
+        criterion=method.criterion,
+        scope=method.scope,
+        sparsity=sparsity,
+        schedule=method.schedule,
+        steps=method.steps,
+        channel_multiple=multiple,
+        recovery=recipe.recovery,
+        seed=seed,
+    )

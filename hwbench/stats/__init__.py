@@ -1,0 +1,60 @@
+"""Statistics of a sitting: pure functions on the raw records, derived anew each time.
+
+Every estimate is an `Interval`: a ratio to the reference or an absolute level, with bounds that
+count the *process* as the sampling unit (Kalibera & Jones, "Rigorous benchmarking in reasonable
+time", ISMM 2013). `hwbench.stats.estimate` makes intervals, `hwbench.stats.decide` draws
+conclusions from them. The clock and the random source never come from here.
+"""
+
+from hwbench.stats.decide import (
+    Look,
+    Verdict,
+    beyond,
+    detectable,
+    eliminated,
+    front_probability,
+    holm,
+    look,
+    p_value,
+    verdict,
+    verdicts,
+)
+from hwbench.stats.estimate import (
+    PROCESS_SPREAD,
+    Interval,
+    Spread,
+    absolute,
+    level,
+    pooled_spread,
+    ratio,
+    within,
+)
+from hwbench.stats.tails import calls_needed, percentile
+from hwbench.stats.theory import hodges_lehmann
+from hwbench.stats.visits import visit_value
+
+__all__ = [
+    "PROCESS_SPREAD",
+    "Interval",
+    "Look",
+    "Spread",
+    "Verdict",
+    "absolute",
+    "beyond",
+    "calls_needed",
+    "detectable",
+    "eliminated",
+    "front_probability",
+    "hodges_lehmann",
+    "holm",
+    "level",
+    "look",
+    "p_value",
+    "percentile",
+    "pooled_spread",
+    "ratio",
+    "verdict",
+    "verdicts",
+    "visit_value",
+    "within",
+]

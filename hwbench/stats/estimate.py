@@ -1,0 +1,294 @@
+"""From visit values to intervals: ratios to the reference and absolute levels.
+
+Ratios and levels are estimated on logarithms, in two levels: rounds inside a generation (one
+fresh process each for candidate and reference), then generations. Only the second level says
+what another process would show, so only it sets the width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hwbench.errors import StageError
+from hwbench.records import Process
+from hwbench.stats.theory import (
+    fit_prior,
+    hodges_lehmann,
+    rounds_error,
+    signed_rank_bounds,
+    t_quantile,
+)
+from hwbench.stats.visits import by_generation, paired
+
+PROCESS_SPREAD = 0.01
+"""Standard deviation of ln(ratio) between processes that is assumed when only one was seen.
+
+Identical code in two processes differs by about 1 % for good (measured for this project on a
+shared x86 machine); a single generation cannot show it, so its intervals are widened by it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its bounds, from so many generations and rounds (of all generations).
+
+    ``error`` is the relative standard error (of the logarithm) behind the bounds and ``freedom``
+    its degrees of freedom; both are None where the bounds are order statistics. ``assumed`` says
+    that only one generation was there, so that `PROCESS_SPREAD` stands in for the spread between
+    processes. Bounds may be 0 and infinity: one round bounds nothing.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    generations: int
+    rounds: int
+    error: float | None = None
+    freedom: float | None = None
+    assumed: bool = False
+
+    @property
+    def half_width(self) -> float:
+        """Half the width on the logarithm: 0.01 reads as ±1 %. Infinite when unbounded."""
+        if self.low <= 0.0 or math.isinf(self.high):
+            return math.inf
+        return (math.log(self.high) - math.log(self.low)) / 2.0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether both bounds are finite and above zero, so that they can be shown."""
+        return math.isfinite(self.half_width)
+
+    def at(self, confidence: float) -> Interval:
+        """Return the same estimate with the bounds of another confidence.
+
+        Exact for two generations and more; with a single one the bounds come from the normal
+        distribution instead of the ranks. Raises `ValueError` where there is no ``error``.
+        """
+        if self.error is None or self.freedom is None:
+            raise ValueError("order statistics cannot be re-scaled: compute them anew")
+        low, high = _bounds(self.estimate, self.error, self.freedom, confidence)
+        return Interval(
+            self.estimate,
+            low,
+            high,
+            self.generations,
+            self.rounds,
+            self.error,
+            self.freedom,
+            self.assumed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How much one generation's ln(ratio) differs from the next, pooled over a sitting.
+
+    ``variance`` is the typical variance and ``weight`` the degrees of freedom it counts for
+    beside a candidate's own (infinite: all candidates spread alike); ``freedom`` is what the
+    pooled figure itself rests on.
+    """
+
+    variance: float
+    weight: float
+    freedom: float
+
+
+# --------------------------------------------------------------------------------------------
+# one generation
+
+
+def within(candidate: Process, reference: Process, confidence: float = 0.95) -> Interval:
+    """Return the ratio inside one generation, for a look at whether more rounds are needed.
+
+    The bounds are those of the signed-rank test over the rounds. They know nothing of the spread
+    between processes: never a result, only a reason to stop. Raises `StageError` without a round
+    in common.
+    """
+    groups = paired([candidate], [reference])
+    if len(groups) != 1:
+        raise StageError("measure", "the two processes share no generation with a common round")
+    logs = next(iter(groups.values()))
+    low, high = signed_rank_bounds(logs, confidence)
+    error = rounds_error(logs)
+    return Interval(
+        math.exp(hodges_lehmann(logs)),
+        math.exp(low),
+        _exp(high),
+        1,
+        len(logs),
+        error,
+        math.inf if error is not None else None,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# over generations
+
+
+def ratio(
+    candidate: Sequence[Process],
+    reference: Sequence[Process],
+    confidence: float = 0.95,
+    spread: Spread | None = None,
+) -> Interval:
+    """Return the candidate's time over the reference's (below 1: faster), as an interval.
+
+    ln(v_c / v_R) of the same generation and round, so that common drift cancels; Hodges-Lehmann
+    within a generation; mean and t-interval across generations (Kalibera & Jones, ISMM 2013).
+
+    With 2 or 3 generations the t quantile is 12.7 or 4.3. ``spread`` (`pooled_spread` of the
+    sitting) mends that: the candidate's own variance is shrunk towards the sitting's and gains
+    its degrees of freedom (the moderated t of Smyth, SAGMB 3, 2004). It is right for a sitting on
+    average; a candidate whose processes differ several times as much as the others' is bounded
+    too tightly with 3 generations, so whoever wins is confirmed in fresh processes. In every
+    case the variance of a generation is at least what its rounds scatter by: few generations
+    may agree by luck.
+
+    With a single generation and no ``spread`` the signed-rank interval over its rounds is
+    widened in quadrature by `PROCESS_SPREAD`, and the result is flagged ``assumed``.
+
+    Raises `StageError` without a round in common.
+    """
+    groups = list(paired(candidate, reference).values())
+    if not groups:
+        raise StageError(
+            "measure",
+            "no round in which both the candidate and the reference were measured",
+            mend="allow more time (measure.max_time) or look at why visits were dropped",
+        )
+    return _two_level(groups, confidence, spread)
+
+
+def level(processes: Sequence[Process], confidence: float = 0.95) -> Interval:
+    """Return the time of one call in seconds when nobody interrupts it.
+
+    Two levels as in `ratio`, on the logarithm of the visit values. This is the clean figure;
+    `percentile` shows what was experienced. Raises `StageError` without a visit.
+    """
+    groups = [list(map(math.log, v.values())) for v in by_generation(processes).values() if v]
+    if not groups:
+        raise StageError("measure", "not a single visit was measured")
+    return _two_level(groups, confidence, None)
+
+
+def absolute(ratio_to: Interval, reference: Interval) -> Interval:
+    """Return seconds per call from a ratio and the reference's `level`.
+
+    The relative half-widths add in quadrature. Use it where a candidate was seen in fewer rounds
+    than the reference; where both were seen throughout it agrees with `level`.
+    """
+    low = math.hypot(_gap(ratio_to.low, ratio_to.estimate), _gap(reference.low, reference.estimate))
+    high = math.hypot(
+        _gap(ratio_to.estimate, ratio_to.high), _gap(reference.estimate, reference.high)
+    )
+    estimate = ratio_to.estimate * reference.estimate
+    return Interval(
+        estimate,
+        estimate * math.exp(-low),
+        estimate * _exp(high),
+        ratio_to.generations,
+        ratio_to.rounds,
+        assumed=ratio_to.assumed or reference.assumed,
+    )
+
+
+def pooled_spread(
+    candidates: Iterable[Sequence[Process]], reference: Sequence[Process]
+) -> Spread | None:
+    """Return how generations differ in this sitting, pooled over its candidates (S included).
+
+    None when no candidate has two generations. All candidates share the reference's processes,
+    so their variances are correlated: with K candidates, equal spread of both processes makes
+    the pooled figure worth 4K/(K+3) degrees of freedom per spare generation (Satterthwaite), not
+    K. From 3 candidates on, the weight of the prior comes from how much the variances differ
+    (Smyth 2004, moments of the logarithm); below that all are taken to spread alike.
+    """
+    variances, freedoms = [], []
+    for candidate in candidates:
+        means = [hodges_lehmann(logs) for logs in paired(candidate, reference).values()]
+        variance = _variance(means) if len(means) > 1 else 0.0
+        if variance > 0.0:  # exactly 0 only where the candidate is the reference itself
+            variances.append(variance)
+            freedoms.append(len(means) - 1.0)
+    if not variances:
+        return None
+    pooled = sum(v * d for v, d in zip(variances, freedoms, strict=True)) / sum(freedoms)
+    freedom = sum(freedoms) * 4.0 / (len(variances) + 3.0)
+    if len(variances) < 3:
+        return Spread(pooled, math.inf, freedom)
+    variance, weight = fit_prior(variances, freedoms)
+    return Spread(pooled if math.isinf(weight) else variance, weight, freedom)
+
+
+# --------------------------------------------------------------------------------------------
+# inside
+
+
+def _two_level(
+    groups: Sequence[Sequence[float]], confidence: float, spread: Spread | None
+) -> Interval:
+    """Combine logarithms, one sequence a generation, into an interval (see `ratio`)."""
+    means = [hodges_lehmann(logs) for logs in groups]
+    rounds = sum(len(logs) for logs in groups)
+    if len(groups) == 1 and spread is None:
+        return _one_generation(groups[0], confidence)
+    own = _variance(means) if len(means) > 1 else 0.0
+    variance, freedom = _moderated(own, len(means) - 1.0, spread)
+    errors = [e for e in map(rounds_error, groups) if e is not None]
+    floor = sum(e * e for e in errors) / len(errors) if errors else 0.0
+    error = math.sqrt(max(variance, floor) / len(means))
+    estimate = math.exp(sum(means) / len(means))
+    low, high = _bounds(estimate, error, freedom, confidence)
+    return Interval(estimate, low, high, len(groups), rounds, error, freedom)
+
+
+def _one_generation(logs: Sequence[float], confidence: float) -> Interval:
+    mean, error = hodges_lehmann(logs), rounds_error(logs)
+    low, high = signed_rank_bounds(logs, confidence)
+    process = PROCESS_SPREAD * t_quantile(confidence, math.inf)
+    return Interval(
+        math.exp(mean),
+        math.exp(mean - math.hypot(mean - low, process)),
+        _exp(mean + math.hypot(high - mean, process)),
+        1,
+        len(logs),
+        None if error is None else math.hypot(error, PROCESS_SPREAD),
+        None if error is None else math.inf,
+        assumed=True,
+    )
+
+
+def _moderated(own: float, freedom: float, spread: Spread | None) -> tuple[float, float]:
+    """Shrink a candidate's variance towards the sitting's; returns variance and freedom."""
+    if spread is None:
+        return own, freedom
+    if math.isinf(spread.weight):
+        return spread.variance, spread.freedom
+    total = spread.weight + freedom
+    variance = (spread.weight * spread.variance + freedom * own) / total
+    return variance, min(total, max(spread.freedom, freedom))
+
+
+def _bounds(
+    estimate: float, error: float, freedom: float, confidence: float
+) -> tuple[float, float]:
+    half = error * t_quantile(confidence, freedom) if error else 0.0
+    return estimate * math.exp(-half), estimate * _exp(half)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+
+
+def _gap(low: float, high: float) -> float:
+    """Return ln(high / low), infinite where a bound is not there."""
+    return math.inf if low <= 0.0 or math.isinf(high) else math.log(high / low)
+
+
+def _exp(value: float) -> float:
+    """Return e to a value that may be large, as infinity instead of an error."""
+    return math.exp(value) if value < 700.0 else math.inf

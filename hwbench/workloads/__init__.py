@@ -1,0 +1,1 @@
+"""Workloads: a model and its data, one file each; the user's own come through ``python``."""

@@ -1,0 +1,170 @@
+"""What every energy meter promises, played with the traces in tests/data/meters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwbench import registry
+from hwbench.errors import StageError
+from hwbench.protocols import EnergyMeter
+from hwbench.records import EnergyReading
+
+TRACES = Path(__file__).parents[1] / "data" / "meters"
+NAMES = registry.names("meters")
+
+
+class RecordedNvml:
+    """Answers for pynvml, from a trace."""
+
+    class NVMLError(Exception):
+        """What pynvml raises."""
+
+    def __init__(self) -> None:
+        self.answer: Mapping[str, Any] = {}
+        self.opened = 0
+
+    def nvmlInit(self) -> None:
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:
+        self.opened -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
+        if "error" in self.answer:
+            raise self.NVMLError(self.answer["error"])
+        return int(self.answer["energy"])
+
+
+class Play:
+    """A meter on a trace: `to` moves clocks, files and library to a moment of it."""
+
+    def __init__(self, name: str, folder: Path, change: Mapping[str, Any] | None = None) -> None:
+        self.trace: dict[str, Any] = json.loads((TRACES / name / "trace.json").read_text())
+        options = self.trace["options"] | (change or {}).get("options", {})
+        self.trace |= {k: v for k, v in (change or {}).items() if k in ("before", "after")}
+        self.tree = folder / "tree"
+        source = TRACES / name / "tree"
+        if source.exists():
+            shutil.copytree(source, self.tree)
+        for path in (change or {}).get("remove", ()):
+            gone = self.tree / path
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        self.shown = {k: 0.0 for k in self.trace["before"] if k.endswith("clock")}
+        self.library = RecordedNvml()
+        extras: dict[str, Any] = {k: self._clock(k) for k in self.shown}
+        if "library" in self.trace["before"]:
+            extras["library"] = self.library
+        module = registry.module("meters", name)
+        filled = {k: self._fill(v) for k, v in options.items()}
+        self.meter: EnergyMeter = module.PLUGIN(module.Options(**filled), **extras)
+
+    def to(self, moment: str) -> None:
+        for key, value in self.trace[moment].items():
+            if key == "files":
+                for path, text in value.items():
+                    (self.tree / path).write_text(text)
+            elif key == "library":
+                self.library.answer = value
+            else:
+                self.shown[key] = value
+
+    def window(self, inferences: int = 40) -> EnergyReading:
+        self.to("before")
+        self.meter.start()
+        self.to("after")
+        return self.meter.stop(inferences)
+
+    def _clock(self, name: str) -> Any:
+        return lambda: self.shown[name]
+
+    def _fill(self, value: Any) -> Any:
+        return value.replace("{tree}", str(self.tree)) if isinstance(value, str) else value
+
+
+def broken() -> list[Any]:
+    cases = []
+    for name in NAMES:
+        trace = json.loads((TRACES / name / "trace.json").read_text())
+        cases += [
+            pytest.param(name, change, id=f"{name}-{i}") for i, change in enumerate(trace["broken"])
+        ]
+    return cases
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryMeter:
+    def test_is_a_plugin(self, name: str) -> None:
+        module = registry.module("meters", name)
+        assert all(isinstance(k, str) and isinstance(v, str) for k, v in module.REQUIRES.items())
+        assert dataclasses.is_dataclass(module.Options)
+        options: Any = module.Options
+        assert options.__dataclass_params__.frozen
+        assert module.Options.__doc__
+        assert module.PLUGIN.tier in ("meter", "counter", "model", "proxy")
+
+    def test_counts_what_the_trace_holds(self, name: str, tmp_path: Path) -> None:
+        play = Play(name, tmp_path)
+        reading = play.window(inferences=40)
+        seconds = play.trace["after"]["clock"] - play.trace["before"]["clock"]
+        assert reading.joules == pytest.approx(play.trace["joules"])
+        assert reading.seconds == pytest.approx(seconds)
+        assert (reading.inferences, reading.meter) == (40, name)
+        assert reading.idle_watts == play.trace["idle_watts"]
+        assert reading.tier == play.meter.tier == play.trace.get("tier", play.meter.tier)
+        assert reading.note
+        assert play.library.opened == 0
+
+    def test_counts_every_window_anew(self, name: str, tmp_path: Path) -> None:
+        play = Play(name, tmp_path)
+        first = play.window()
+        if name == "replay":  # it plays on: three windows of 4 s are four rounds of its 3 s
+            total = first.joules + play.window().joules + play.window().joules
+            assert total == pytest.approx(4 * 11.0)
+            return
+        if play.tree.exists():
+            source = TRACES / name / "tree"
+            shutil.copytree(source, play.tree, dirs_exist_ok=True)
+        assert play.window().joules == pytest.approx(first.joules)
+
+    def test_cannot_stop_before_it_started(self, name: str, tmp_path: Path) -> None:
+        play = Play(name, tmp_path)
+        play.to("before")
+        with pytest.raises(StageError, match="before it was started"):
+            play.meter.stop(1)
+
+
+@pytest.mark.parametrize(("name", "change"), broken())
+def test_refuses_with_a_reason_and_never_reads_zero(
+    name: str, change: Mapping[str, Any], tmp_path: Path
+) -> None:
+    play = Play(name, tmp_path, change)
+    with pytest.raises(StageError) as refused:
+        play.window()
+    assert refused.value.stage == "measure"
+    assert refused.value.what.startswith("not available: ")
+    assert change["says"] in str(refused.value)
+    assert refused.value.where == f"meter {name}"
+
+
+def test_they_import_anywhere() -> None:
+    code = """
+import sys
+from hwbench import registry
+for name in registry.names("meters"):
+    registry.module("meters", name)
+print([m for m in ("numpy", "torch", "onnx", "tvm", "pynvml") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,177 @@
+"""What every pruner promises, whichever file it is in."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from hwbench import pruners, registry
+from hwbench.errors import StageError, UserError
+from hwbench.protocols import Pruner
+from hwbench.records import to_json
+from hwbench.workloads._resnet8 import ResNet8
+from tests import nets
+
+PATTERNS = ("dense", "channel", "unstructured", "2:4", "1:4", "4x1", "1x4", "2x1", "3x5")
+
+
+def _cases() -> list[tuple[str, str, str, str]]:
+    cases = []
+    for name in registry.names("pruners"):
+        kind = registry.module("pruners", name).PLUGIN
+        cases += [
+            (name, pattern, criterion, scope)
+            for pattern in PATTERNS
+            if kind.accepts(pattern)
+            for criterion in kind.criteria
+            for scope in kind.scopes
+        ]
+    return cases
+
+
+CASES = _cases()
+
+
+def _own_sparsity(pattern: str) -> float:
+    if ":" in pattern:
+        kept, of = pattern.split(":")
+        return 1 - int(kept) / int(of)
+    return 0.5
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return nets.warmed(ResNet8(3, 10, (16, 32, 64), 2), nets.images(16, 16))
+
+
+def test_every_pruner_has_a_pattern_tested_here() -> None:
+    assert {name for name, *_ in CASES} == set(registry.names("pruners"))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_exactly_one_pruner_makes_a_pattern(pattern: str) -> None:
+    names = registry.names("pruners")
+    accepting = [n for n in names if registry.module("pruners", n).PLUGIN.accepts(pattern)]
+    assert accepting == [pruners.for_pattern(pattern)]
+
+
+@pytest.mark.parametrize("pattern", ["4:2", "2:2", "0:4", "x", "4x", "0x1", "4 x 1", "", "2:4:8"])
+def test_nonsense_is_no_pattern(pattern: str) -> None:
+    with pytest.raises(UserError, match="no pruner makes"):
+        pruners.for_pattern(pattern)
+
+
+@pytest.mark.parametrize(("name", "pattern", "criterion", "scope"), CASES)
+def test_the_contract(name: str, pattern: str, criterion: str, scope: str) -> None:
+    pruner: Pruner = registry.create("pruners", name)
+    model, example = _model(), nets.images(1, 16)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    wanted = _own_sparsity(pattern)
+    spec = nets.spec(pattern, criterion, scope, wanted, seed=3)
+
+    made = pruner.prune(model, example, spec, wanted)
+
+    # The argument is untouched, its mode included.
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in made.model.parameters()}
+    _reaches(pattern, wanted, model, made.model, made.masks)
+
+    # Deterministic for a seed, whatever the global random state.
+    torch.manual_seed(99)
+    again = pruner.prune(model, example, spec, wanted)
+    ours, theirs = made.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+    # The structure is plain JSON, and enough to load the weights into a fresh model.
+    structure = json.loads(json.dumps(to_json(made.structure)))
+    restored = pruner.restore(_model(), example, structure)
+    restored.load_state_dict(made.model.state_dict())
+    inputs = nets.images(5, 16)
+    assert torch.equal(restored.eval()(inputs), made.model.eval()(inputs))
+
+
+def _reaches(
+    pattern: str, wanted: float, dense: nn.Module, pruned: nn.Module, masks: object
+) -> None:
+    assert isinstance(masks, dict)
+    if pattern == "dense":
+        assert not masks
+        ours, theirs = dense.state_dict(), pruned.state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    elif pattern == "channel":
+        counts = [sum(p.numel() for p in m.parameters()) for m in (dense, pruned)]
+        # A share p of the channels takes about 1 - (1-p)² of the parameters.
+        assert 1 - counts[1] / counts[0] == pytest.approx(1 - (1 - wanted) ** 2, abs=0.08)
+    else:
+        parameters = dict(pruned.named_parameters())
+        covered = sum(mask.numel() for mask in masks.values())
+        zeros = sum(int((parameters[name] == 0).sum()) for name in masks)
+        assert zeros / covered == pytest.approx(wanted, abs=15 / covered * len(masks))
+        for name, mask in masks.items():
+            assert set(mask.unique().tolist()) <= {0.0, 1.0}
+            assert torch.equal(parameters[name] != 0, mask != 0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "scope"), [("unstructured", "global"), ("4x1", "global"), ("channel", "local")]
+)
+def test_steps_nest(pattern: str, scope: str) -> None:
+    """What one step of a schedule removed, the next does not bring back."""
+    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    model, example = _model(), nets.images(1, 16)
+    spec = nets.spec(pattern, "random", scope, 0.6)
+    straight = pruner.prune(model, example, spec, 0.6)
+    half = pruner.prune(model, example, spec, 0.3)
+    full = pruner.prune(half.model, example, spec, 0.6)
+    counts = [sum(p.numel() for p in m.model.parameters()) for m in (straight, full)]
+    assert counts[0] == counts[1]
+    for name, mask in full.masks.items():
+        assert not (mask.bool() & ~half.masks[name].bool()).any()
+    zeros = [sum(int((m == 0).sum()) for m in made.masks.values()) for made in (straight, full)]
+    assert zeros[0] == pytest.approx(zeros[1], abs=4)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "channel", "2:4", "4x1"])
+def test_unknown_words_get_a_suggestion(pattern: str) -> None:
+    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    with pytest.raises(UserError, match="criterion 'magnitud'"):
+        pruner.prune(
+            _model(), nets.images(1), nets.spec(pattern, "magnitud", pruner.scopes[0]), 0.5
+        )
+    with pytest.raises(UserError, match="scope 'everywhere'"):
+        pruner.prune(
+            _model(), nets.images(1), nets.spec(pattern, pruner.criteria[0], "everywhere"), 0.5
+        )
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "channel", "2:4", "4x1"])
+def test_a_model_with_nothing_to_prune_fails_clearly(pattern: str) -> None:
+    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    spec = nets.spec(pattern, pruner.criteria[0], pruner.scopes[0])
+    bare = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.BatchNorm1d(192))
+    with pytest.raises(StageError, match="nothing to prune"):
+        pruner.prune(bare, nets.images(2), spec, 0.5)
+
+
+def test_random_differs_with_the_seed() -> None:
+    for name, pattern, criterion, scope in CASES:
+        if criterion == "random":
+            pruner: Pruner = registry.create("pruners", name)
+            wanted = _own_sparsity(pattern)
+            made = [
+                pruner.prune(
+                    _model(),
+                    nets.images(1, 16),
+                    nets.spec(pattern, criterion, scope, wanted, seed=seed),
+                    wanted,
+                )
+                for seed in (1, 2)
+            ]
+            states = [m.model.state_dict() for m in made]
+            same_shape = all(states[0][key].shape == states[1][key].shape for key in states[0])
+            assert not same_shape or any(
+                not torch.equal(states[0][key], states[1][key]) for key in states[0]
+            )
