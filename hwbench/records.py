@@ -258,8 +258,8 @@ class Candidate:
 class CompressedModel:
     """A trained set of weights on disk: ``weights.safetensors`` and ``structure.json``.
 
-    ``scores`` holds validation scores by the moment they were taken (``pruned``,
-    ``bn_reestimated``, ``finetuned``); ``notes`` what was left alone and why.
+    ``scores`` holds validation scores by the moment they were taken (``trained`` for the dense
+    model; else ``pruned``, ``bn_reestimated``, ``finetuned``); ``notes`` what was left alone and why.
     """
 
     spec: CompressionSpec

@@ -122,7 +122,11 @@ class NullBackend:
         """Return a session; raises `StageError` when told to refuse."""
         if self._options.fault == "refuse":
             raise StageError("measure", "the null backend was told not to load")
-        return NullSession(self._options, json.loads(artifact.read_text())["shapes"])
+        try:
+            shapes = json.loads(artifact.read_text())["shapes"]
+        except (OSError, ValueError, KeyError) as error:
+            raise StageError("measure", f"not an artifact of the null backend: {error}") from error
+        return NullSession(self._options, shapes)
 
     def versions(self) -> Mapping[str, str]:
         """Return the version of hwbench."""

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ class TvmBackend:
         from tvm.relax.frontend.onnx import from_onnx
 
         shape = [candidate.batch, *model.input_shape]
-        with _translated("compile", _IMPORT):
+        with _translated("compile", _IMPORT), warnings.catch_warnings():
+            # The importer warns of what it then fails on, and of what is none of our business.
+            warnings.simplefilter("ignore")
             module = from_onnx(onnx.load(str(model.path)), shape_dict={model.input_name: shape})
         with _translated("compile"):
             return self._build(module, candidate.threads, folder)

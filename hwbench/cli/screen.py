@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -20,12 +22,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hwbench import units
+from hwbench import report, units
 from hwbench.errors import HwbenchError
 from hwbench.pipeline import PHASES, Show
+from hwbench.records import Study
 
+# A log or a pipe has no width of its own; tables are wide.
 err = Console(stderr=True)
-out = Console()
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
 
 _TITLES = {
     "prepare": "prune, fine-tune, compile",
@@ -101,14 +105,20 @@ class _Lines:
         print(line.rstrip(), file=sys.stderr, flush=True)
 
 
-def table(title: str, rows: Sequence[Mapping[str, str]], note: str = "") -> None:
+def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Print rows as a table, with a column for each key of the first."""
-    shown = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
-    for key in rows[0] if rows else ():
-        shown.add_column(key, overflow="fold")
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, key in enumerate(rows[0] if rows else ()):
+        shown.add_column(key, overflow="fold", ratio=None if index else 1)
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row.values()))
     out.print(shown)
+
+
+def decision(study: Study) -> None:
+    """Print what was measured and what to ship."""
+    table(f"{study.recipe.title} on {study.target.title}", report.rows(study))
+    panel("Decision", study.decision.reason)
 
 
 def panel(title: str, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import hwbench
-from hwbench import config, pipeline, registry, report, store, units
+from hwbench import config, pipeline, registry, store, units
 from hwbench.cli import screen, starter
 from hwbench.errors import Exit, UserError
 from hwbench.records import METRICS, Recipe, TargetProfile, to_json
@@ -88,8 +88,7 @@ def bench(
     if as_json:
         print(json.dumps({"folder": str(outcome.folder), "decision": to_json(study.decision)}))
     else:
-        screen.table(f"{study.recipe.title} on {study.target.title}", report.rows(study))
-        screen.panel("Decision", study.decision.reason)
+        screen.decision(study)
         screen.out.print(f"report: {outcome.folder / 'report.html'}", soft_wrap=True)
     return Exit.MISSED if study.decision.verdict == "none" else Exit.FINE
 
@@ -188,8 +187,7 @@ def pick(
     if as_json:
         print(json.dumps(to_json(study.decision), indent=2))
     else:
-        screen.table(f"{study.recipe.title} on {study.target.title}", report.rows(study))
-        screen.panel("Decision", study.decision.reason)
+        screen.decision(study)
     return Exit.MISSED if study.decision.verdict == "none" else Exit.FINE
 
 

@@ -304,9 +304,7 @@ def used_phases(window: Window) -> Sequence[int]:
     return sorted({i % sh * sw + j % sw for i, j in window.taps})
 
 
-def gather_table(
-    target: Layout, source: NDArray[np.int64], fill: int = -1
-) -> NDArray[np.int32]:
+def gather_table(target: Layout, source: NDArray[np.int64], fill: int = -1) -> NDArray[np.int32]:
     """Return per element of a target plane which source element it holds, -1 for padding.
 
     `source` (height, width) is the source's element index of each pixel. Halos of a blocked
@@ -327,9 +325,7 @@ def gather_table(
     return table.astype(np.int32)
 
 
-def phase_table(
-    target: Planar, source: NDArray[np.int64], window: Window
-) -> NDArray[np.int32]:
+def phase_table(target: Planar, source: NDArray[np.int64], window: Window) -> NDArray[np.int32]:
     """Return the tables of the phases a window uses, one after the other."""
     sh, sw = window.stride
     tables = []

@@ -288,22 +288,44 @@ class Lowering:
         name = self._name("conv")
         if step.groups == channels == rows and step.groups > 1:
             windowed = Windowed(
-                "depthwise", source, target, step.window, tuple(inside), x_plane, planes,
-                rows, images, self._epilogue(step), step.weights, step.bias, threads=self.threads,
+                "depthwise",
+                source,
+                target,
+                step.window,
+                tuple(inside),
+                x_plane,
+                planes,
+                rows,
+                images,
+                self._epilogue(step),
+                step.weights,
+                step.bias,
+                threads=self.threads,
             )
             made = window_kernel(windowed, name, self._vectors(target))
             self._note(step, name, "depthwise", made, target, images, rows)
         else:
             offsets = np.add.outer(np.arange(channels) * x_plane, inside).reshape(-1)
             problem = Problem(
-                source, target, step.window, offsets.astype(np.int64), _matrix(step, channels),
-                step.bias, planes * x_plane, images, self._epilogue(step), self.threads,
+                source,
+                target,
+                step.window,
+                offsets.astype(np.int64),
+                _matrix(step, channels),
+                step.bias,
+                planes * x_plane,
+                images,
+                self._epilogue(step),
+                self.threads,
             )
             made = self._chosen(step, name, problem)
         size = images * layouts.round_up(rows, layouts.ROW_MULTIPLE) * target.plane
         return Planes(
             self._call(made.function, [x, *made.constants, *rest], size),
-            target, images, rows, sign,
+            target,
+            images,
+            rows,
+            sign,
         )
 
     def _chosen(self, step: Step, name: str, problem: Problem) -> Kernel:
@@ -312,8 +334,15 @@ class Lowering:
         form = "dense" if made.walked >= 0.999 * problem.matrix.size else "sparse"
         pixels = problem.target.height * problem.target.width * problem.images
         self.layers.append(
-            Made(step.name, name, form, problem.density, problem.flops, config.label,
-                 2.0 * made.walked * pixels)
+            Made(
+                step.name,
+                name,
+                form,
+                problem.density,
+                problem.flops,
+                config.label,
+                2.0 * made.walked * pixels,
+            )
         )
         return made
 
@@ -379,8 +408,16 @@ class Lowering:
         rest = [self._tokens(step.residual, layout)] if step.residual else []
         planes = layouts.round_up(columns, layouts.ROW_MULTIPLE)
         problem = Problem(
-            layout, layout, Window((1, 1)), np.arange(columns) * layout.plane, step.weights,
-            step.bias, planes * layout.plane, 1, self._epilogue(step), self.threads,
+            layout,
+            layout,
+            Window((1, 1)),
+            np.arange(columns) * layout.plane,
+            step.weights,
+            step.bias,
+            planes * layout.plane,
+            1,
+            self._epilogue(step),
+            self.threads,
         )
         name = self._name("linear")
         made = self._chosen(step, name, problem)
@@ -400,9 +437,16 @@ class Lowering:
             index = (np.arange(layout.width) * channels)[None]
             table = layouts.gather_table(layout, index)
             move = stencils.Move(
-                images=1, channels=channels, x_image=0, x_channel=1, y_image=0,
-                y_channel=layout.plane, y_step=1, x_size=math.prod(shape),
-                y_size=planes * layout.plane, entries=layout.plane,
+                images=1,
+                channels=channels,
+                x_image=0,
+                x_channel=1,
+                y_image=0,
+                y_channel=layout.plane,
+                y_step=1,
+                x_size=math.prod(shape),
+                y_size=planes * layout.plane,
+                entries=layout.plane,
             )
             function = stencils.move_kernel(self._name("move"), move)
             self.cache[key] = self._call(function, [self._flat(name), table], move.y_size)
@@ -416,10 +460,17 @@ class Lowering:
         safe = safe or (isinstance(value, Planes) and value.sign)
         x, source, phases, taps = self._source(step, target, 0.0 if safe else -math.inf)
         windowed = Windowed(
-            kind, source, target, step.window,
+            kind,
+            source,
+            target,
+            step.window,
             tuple(phase * source.plane + offset for phase, offset in taps),
-            phases * source.plane, layouts.round_up(channels, layouts.ROW_MULTIPLE), channels,
-            images, table=_shares(step, self._size(step.inputs[0]), target), threads=self.threads,
+            phases * source.plane,
+            layouts.round_up(channels, layouts.ROW_MULTIPLE),
+            channels,
+            images,
+            table=_shares(step, self._size(step.inputs[0]), target),
+            threads=self.threads,
         )
         made = window_kernel(windowed, self._name("pool"), self._vectors(target))
         size = images * windowed.x_planes * target.plane
@@ -447,17 +498,9 @@ class Lowering:
         arguments = list(dict.fromkeys(step.inputs))
         module = _imported(step, graph)
         function = module["main"].without_attr("global_symbol")
-        names = [str(v.name_hint) for v in function.params]
         variable = self.builder.add_func(function, self._name("other"))
-        by_name = dict(zip(arguments, arguments, strict=True))
-        call = relax.Call(variable, [self._plain(by_name.get(n, n)) for n in _order(names, arguments)])
+        call = relax.Call(variable, [self._plain(name) for name in arguments])
         return self.builder.emit(call)
-
-
-def _order(names: list[str], arguments: list[str]) -> list[str]:
-    """Return the arguments in the order of an imported function's parameters."""
-    assert len(names) == len(arguments)
-    return arguments
 
 
 def _imported(step: Step, graph: Graph) -> Any:

@@ -219,9 +219,7 @@ def window_kernel(w: Windowed, name: str, vectors: int) -> Kernel:
     return Kernel(stencils.window_kernel(name, shape), tuple(constants), len(w.taps))
 
 
-def _picked(
-    image: NDArray[np.float32], target: Layout, walk: layouts.Tiles
-) -> NDArray[np.float32]:
+def _picked(image: NDArray[np.float32], target: Layout, walk: layouts.Tiles) -> NDArray[np.float32]:
     """Return an image's values in the order of a walk (0 for padding)."""
     plane = np.zeros(target.plane, np.float32)
     plane[target.index()] = image

@@ -92,7 +92,9 @@ def window_kernel(name: str, s: WindowShape) -> tirx.PrimFunc:
     return finish(body, name)
 
 
-def mean_kernel(name: str, layout: Layout, images: int, planes: int, channels: int) -> tirx.PrimFunc:
+def mean_kernel(
+    name: str, layout: Layout, images: int, planes: int, channels: int
+) -> tirx.PrimFunc:
     """Return ``(x, y)``: the mean of each plane's pixels, y of images * channels."""
     lanes = layout.lanes
     if isinstance(layout, Blocked):
@@ -166,8 +168,15 @@ def move_kernel(name: str, m: Move) -> tirx.PrimFunc:
 
 
 def sell_kernel(
-    name: str, columns: int, rows: int, slices: int, steps: int, lanes: int, images: int,
-    epilogue: Epilogue, unroll: int = 2,
+    name: str,
+    columns: int,
+    rows: int,
+    slices: int,
+    steps: int,
+    lanes: int,
+    images: int,
+    epilogue: Epilogue,
+    unroll: int = 2,
 ) -> tirx.PrimFunc:
     """Return ``(x, slices, columns, values, bias, rows, y)`` for `encode.sell`.
 
@@ -219,7 +228,10 @@ def row_kernel(
 
     def body() -> None:
         x = argument("x", images * columns)
-        weights, bias = argument("weights", blocks * columns * width), argument("bias", blocks * width)
+        weights, bias = (
+            argument("weights", blocks * columns * width),
+            argument("bias", blocks * width),
+        )
         y = argument("y", images * rows)
         with T.serial(0, images) as image, T.serial(0, blocks) as block:
             sums = T.alloc_buffer((width,), "float32", scope="local")

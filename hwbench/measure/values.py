@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from hwbench import stats
+from hwbench import stats, units
 from hwbench.errors import StageError
 from hwbench.records import (
     CompiledModel,
@@ -28,7 +28,9 @@ def values(
     """Return every measured metric of an artifact; what is missing has its reason.
 
     The median latency is the ratio to the reference times the reference's own median, so that
-    what drifted during the sitting cancels.
+    what drifted during the sitting cancels. Its interval is the ratio's, times that median: it
+    is for comparing models of one sitting (the reference's own is therefore a point), and the
+    note has the wider one of the absolute time.
     """
     found = [
         _latency(measurement, sitting),
@@ -57,14 +59,26 @@ def _latency(measurement: Measurement, sitting: Sitting) -> Value:
     try:
         level = stats.level(reference)
         if measurement.artifact == sitting.reference.artifact:
-            found = level
+            ratio, whole = None, level
         else:
             spread = stats.pooled_spread(_others(sitting), reference)
-            found = stats.absolute(stats.ratio(mine, reference, spread=spread), level)
+            ratio = stats.ratio(mine, reference, spread=spread)
+            whole = stats.absolute(ratio, level)
     except StageError as error:
         return missing(metric, measurement.source, error.what)
-    note = f"{found.generations} processes, {found.rounds} rounds, without interrupted calls"
-    return _value(metric, found, measurement.source, note)
+    note = f"{whole.generations} processes, {whole.rounds} rounds, without interrupted calls"
+    if whole.bounded:
+        ends = f"{units.text(whole.low, 's')} to {units.text(whole.high, 's')}"
+        note += f"; the interval is that of the ratio to the dense model (in absolute time {ends})"
+    # Models of one sitting are compared by their ratios to the reference; what the reference's
+    # own time may be off by is common to all and must not make them look alike.
+    if ratio is None:
+        bounds: tuple[float | None, float | None] = (whole.estimate, whole.estimate)
+    elif ratio.bounded:
+        bounds = (ratio.low * level.estimate, ratio.high * level.estimate)
+    else:
+        bounds = (None, None)
+    return Value(metric, whole.estimate, measurement.source, *bounds, note=note)
 
 
 def _others(sitting: Sitting) -> list[Sequence[Process]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hwbench import measure
+from hwbench import files, measure
 from hwbench.errors import StageError
 from hwbench.pipeline.context import Context
 from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
@@ -53,7 +53,7 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
     )
     if context.fresh:
         context.cache.forget("measure", key)
-    return context.cache.make(
+    sitting = context.cache.make(
         "measure",
         key,
         Sitting,
@@ -68,6 +68,14 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
         ),
         resume=True,
     )
+    _keep_samples(context.cache.folder("measure", key), context.run.folder / "samples")
+    return sitting
+
+
+def _keep_samples(kept: Path, folder: Path) -> None:
+    """Copy the raw samples of a sitting into the run's folder: the cache may be cleaned."""
+    for path in sorted(kept.glob("*.jsonl")):
+        files.write(folder / path.name, path.read_bytes())
 
 
 def split(context: Context, name: str) -> Inputs:

@@ -270,5 +270,10 @@ def _layout(flat: plane.Plane) -> Figure:
         "margin": {"l": 60, "r": 16, "t": 30, "b": 56},
         "showlegend": False,
         "hovermode": "closest",
-        "hoverlabel": {"align": "left", "bgcolor": "#fff", "bordercolor": "#9ca3af"},
+        "hoverlabel": {
+            "align": "left",
+            "bgcolor": "#fff",
+            "bordercolor": "#9ca3af",
+            "font": {"color": _INK, "family": "system-ui, sans-serif", "size": 12},
+        },
     }

@@ -158,7 +158,8 @@ class Launcher:
         """Give every job a fresh process and one command, some side by side."""
         width = max(settings.side_by_side, 1)
         for start in range(0, len(jobs), width):
-            children = [self._start(job, settings) for job in jobs[start : start + width]]
+            repeatable = command == "memory"
+            children = [self._start(j, settings, repeatable) for j in jobs[start : start + width]]
             for child in children:
                 if command == "outputs":
                     arguments = {"file": f"outputs/{child.job.name}.npy"}
@@ -241,8 +242,16 @@ class Launcher:
             self._last_sign = time.monotonic()
             self._say({"alive": True})
 
-    def _start(self, job: Job, settings: Settings) -> Child:
-        child = Child(job, settings, self._code, self._rng, self._host, self._alive)
+    def _start(self, job: Job, settings: Settings, repeatable: bool = False) -> Child:
+        child = Child(
+            job,
+            settings,
+            self._code,
+            self._rng,
+            self._host,
+            self._alive,
+            repeatable=repeatable,
+        )
         self._children.append(child)
         return child
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from hwbench.worker.wire import Wire, wait
 _LOG_BYTES = 1 << 20
 _TAIL_BYTES = 2000
 _MOST_PADDING = 4096
+_ADDR_NO_RANDOMIZE = 0x0040000
+_ASK_PERSONALITY = 0xFFFFFFFF
 
 
 class BrokenError(Exception):
@@ -42,8 +45,14 @@ class Child:
         rng: random.Random,
         host: Wire | None,
         alive: Callable[[], None],
+        *,
+        repeatable: bool = False,
     ) -> None:
-        """Start the process with an environment of random size; it begins to import."""
+        """Start the process; it begins to import.
+
+        Its environment has a random size, or with `repeatable` none of what differs from start
+        to start: times should vary as they do in life, peaks of memory are for comparing.
+        """
         self.job = job
         self.settings = settings
         self.seconds_per_call = 0.0
@@ -57,15 +66,16 @@ class Child:
         answers, theirs = os.pipe()
         self._wire = Wire(answers)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, str(code), "child", str(commands), str(theirs)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(commands, theirs),
-                start_new_session=True,
-                env=_environment(job, rng),
-            )
+            with _fixed_addresses() if repeatable else contextlib.nullcontext():
+                self._process = subprocess.Popen(
+                    [sys.executable, str(code), "child", str(commands), str(theirs)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(commands, theirs),
+                    start_new_session=True,
+                    env=_environment(job, None if repeatable else rng),
+                )
         finally:
             for fd in (log, commands, theirs):
                 os.close(fd)
@@ -138,14 +148,32 @@ class Child:
         return f"its process was ended by {name} ({doing}){hint}"
 
 
-def _environment(job: Job, rng: random.Random) -> Mapping[str, str]:
+def _environment(job: Job, rng: random.Random | None) -> Mapping[str, str]:
     threads = str(job.threads)
-    return {
-        **os.environ,
+    changed = {
         "OMP_NUM_THREADS": threads,
         "TVM_NUM_THREADS": threads,
         # numpy's own pool would only sit there and take memory.
         "OPENBLAS_NUM_THREADS": "1",
-        # The size of the environment shifts the stack, which alone can move times by percents.
-        "HWBENCH_PADDING": "x" * rng.randrange(_MOST_PADDING),
     }
+    if rng is None:
+        changed["PYTHONHASHSEED"] = "0"
+    else:
+        # The size of the environment shifts the stack, which alone can move times by percents.
+        changed["HWBENCH_PADDING"] = "x" * rng.randrange(_MOST_PADDING)
+    return {**os.environ, **changed}
+
+
+@contextlib.contextmanager
+def _fixed_addresses() -> Iterator[None]:
+    """Have processes start without address randomisation, where the kernel lets us.
+
+    It makes the same program peak 100 kB apart from run to run, more than a small model.
+    """
+    libc = ctypes.CDLL(None)
+    before = libc.personality(_ASK_PERSONALITY)
+    libc.personality(before | _ADDR_NO_RANDOMIZE)
+    try:
+        yield
+    finally:
+        libc.personality(before)

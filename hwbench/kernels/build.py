@@ -1,0 +1,105 @@
+"""From a Relax module to a library: which processor, how many lanes, which linker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.support import cc
+from tvm.target import codegen
+
+from hwbench.errors import StageError, did_you_mean
+
+FOREIGN = (RuntimeError, ValueError, TypeError, NotImplementedError, LookupError, AttributeError)
+"""What TVM raises when it cannot do something (its own errors derive from these)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the code is made for: the processor as LLVM names it, its vectors, its threads.
+
+    ``lanes`` float32 numbers fit a vector register, of which there are ``registers``. ``native``
+    is whether code made for it can be timed here.
+    """
+
+    mcpu: str
+    mtriple: str
+    lanes: int
+    registers: int
+    threads: int
+    native: bool
+
+    @property
+    def target(self) -> Any:
+        """TVM's target. Without ``mcpu`` LLVM would take the oldest processor of the kind."""
+        described: dict[str, Any] = {"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.threads}
+        if self.mtriple:
+            described["mtriple"] = self.mtriple
+        return tvm.target.Target(described)
+
+
+def machine(mcpu: str = "host", mtriple: str = "", threads: int = 1) -> Machine:
+    """Return the machine that ``mcpu`` and ``mtriple`` name; ``host`` is this one.
+
+    Raises `StageError` for a processor or system that LLVM does not know.
+    """
+    host = str(codegen.llvm_get_system_cpu())
+    name = host if mcpu == "host" else mcpu
+    described: dict[str, Any] = {"kind": "llvm"}
+    if mtriple:
+        described["mtriple"] = mtriple
+    try:
+        known = [str(cpu) for cpu in codegen.llvm_get_cpu_archlist(tvm.target.Target(described))]
+        if name not in known:
+            what = f"LLVM knows no processor {name!r} for {mtriple or 'this machine'}"
+            raise StageError("compile", what, mend=did_you_mean(name, known)[:300])
+        target = tvm.target.Target({**described, "mcpu": name})
+        wide = codegen.target_has_features("avx512f", target)
+        middle = codegen.target_has_features(["avx2", "fma"], target)
+    except FOREIGN as error:
+        what = f"LLVM cannot make code for {name} {mtriple}".rstrip()
+        raise StageError("compile", what, expected="names as llc -mcpu=help lists them") from error
+    lanes = 16 if wide else 8 if middle else 4
+    registers = 16 if lanes == 8 else 32
+    return Machine(name, mtriple, lanes, registers, threads, name == host and not mtriple)
+
+
+def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, made: Machine) -> Any:
+    """Return a module whose other operators are lowered, fused and scheduled."""
+    transform = relax.transform
+    with made.target:
+        module = tvm.transform.Sequential(
+            [
+                transform.DecomposeOpsForInference(),
+                transform.FoldConstant(),
+                transform.LegalizeOps(),
+                transform.AnnotateTIROpPattern(),
+                transform.FoldConstant(),
+                transform.FuseOps(),
+                transform.FuseTIR(),
+            ]
+        )(module)
+    if schedule is not None:
+        module = schedule(module, made.target, made.threads > 1)
+    return module
+
+
+def library(module: Any, made: Machine, path: Path, linker: str = "") -> None:
+    """Compile a module and write it as a shared library that TVM's runtime loads.
+
+    Raises `StageError` when there is no compiler to link with.
+    """
+    name = linker or (f"{made.mtriple}-gcc" if made.mtriple else "cc")
+    if shutil.which(name) is None:
+        raise StageError(
+            "compile",
+            f"no compiler {name!r} to link for {made.mtriple or 'this machine'}",
+            mend="install it, for example: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+        )
+    executable = tvm.compile(module, made.target)
+    executable.export_library(str(path), fcompile=cc.cross_compiler(name))

@@ -1,0 +1,208 @@
+"""Which configuration for which layer: a cost model narrows, a stopwatch decides.
+
+The model counts cycles of a core that starts two vector operations and two loads a cycle. It is
+good enough to drop what cannot win; on this machine the best few are then timed side by side.
+For other machines, where nothing can be timed, its first choice is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from hwbench import files
+from hwbench.kernels.build import Machine
+from hwbench.kernels.layouts import Blocked, tiles
+from hwbench.kernels.problem import WHOLE, Config, Kernel, Problem, kernel
+
+VERSION = 1
+"""Of the kernels' code as far as it decides speed: part of the key of remembered choices."""
+TIMED = 5
+ROUNDS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """Figures of the cost model, in cycles, bytes and operations a cycle."""
+
+    latency: float = 4.0
+    fused: float = 2.0
+    loads: float = 2.0
+    per_segment: float = 14.0
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+    beyond_l1: float = 1.8
+    beyond_l2: float = 4.0
+
+
+class Chooser:
+    """Picks configurations and remembers them, in memory and in a file if there is one.
+
+    Called with a `Problem`, returns its `Config`. At most ``seconds`` are spent timing; after
+    that the model decides alone. ``times`` has, per signature, the seconds of what was timed.
+    """
+
+    def __init__(self, made: Machine, seconds: float = 20.0, file: Path | None = None) -> None:
+        """Read what is remembered."""
+        self.made, self.seconds, self.file = made, seconds, file
+        self.spent = 0.0
+        self.times: dict[str, dict[str, float]] = {}
+        self.known: dict[str, Config] = {}
+        if file is not None and file.exists():
+            remembered = json.loads(file.read_text())
+            self.known = {key: Config(**value) for key, value in remembered.items()}
+
+    def __call__(self, problem: Problem) -> Config:
+        """Return the configuration for a problem."""
+        key = f"v{VERSION} {self.made.mcpu} {problem.signature}"
+        if key not in self.known:
+            ranked = sorted(
+                candidates(problem, self.made), key=lambda c: predicted(problem, c, Core())
+            )
+            timing = self.made.native and self.spent < self.seconds
+            self.known[key] = self._timed(key, problem, _varied(ranked)) if timing else ranked[0]
+        return self.known[key]
+
+    def save(self) -> None:
+        """Write what was chosen to the file."""
+        if self.file is not None:
+            chosen = {k: dataclasses.asdict(v) for k, v in sorted(self.known.items())}
+            files.write(self.file, json.dumps(chosen, indent=1) + "\n")
+
+    def _timed(self, key: str, problem: Problem, few: list[Config]) -> Config:
+        start = time.perf_counter()
+        bare = dataclasses.replace(
+            problem, epilogue=dataclasses.replace(problem.epilogue, residual=False)
+        )
+        kernels = [kernel(bare, config, f"k{i}") for i, config in enumerate(few)]
+        seconds = race(kernels, problem.images * problem.x_image, problem.y_size, self.made)
+        self.times[key] = {c.label: s for c, s in zip(few, seconds, strict=True)}
+        self.spent += time.perf_counter() - start
+        return few[int(np.argmin(seconds))]
+
+
+def _varied(ranked: list[Config]) -> list[Config]:
+    """Return the first few, at least one with row blocks among them (dense, in the limit)."""
+    few = ranked[:TIMED]
+    if all(c.row_block == 1 for c in few):
+        few += [c for c in ranked if c.row_block > 1][:1]
+    if all(c.row_block > 1 for c in few):
+        few += [c for c in ranked if c.row_block == 1][:1]
+    return few
+
+
+def race(kernels: list[Kernel], x_size: int, y_size: int, made: Machine) -> list[float]:
+    """Return each kernel's median seconds, timed in turns on the same inputs."""
+    module = tvm.IRModule({f"k{i}": k.function for i, k in enumerate(kernels)})
+    with made.target:
+        library = tvm.compile(module, target=made.target)
+    rng = np.random.default_rng(0)
+    x = tvm.runtime.tensor(rng.random(x_size, np.float32))
+    y = tvm.runtime.tensor(np.zeros(y_size, np.float32))
+    calls: list[tuple[Any, list[Any]]] = [
+        (library[f"k{i}"], [x, *map(tvm.runtime.tensor, k.constants), y])
+        for i, k in enumerate(kernels)
+    ]
+    taken = np.zeros((ROUNDS, len(calls)))
+    for turn in range(ROUNDS):
+        for i, (call, arguments) in enumerate(calls):
+            call(*arguments)
+            start = time.perf_counter()
+            call(*arguments)
+            taken[turn, i] = time.perf_counter() - start
+    # The quartile: others use this machine too, and they only ever add time.
+    return [float(t) for t in np.quantile(taken, 0.25, axis=0)]
+
+
+def candidates(problem: Problem, made: Machine) -> list[Config]:
+    """Return every configuration worth a thought."""
+    return list(dict.fromkeys(_all(problem, made)))
+
+
+def _all(problem: Problem, made: Machine) -> Iterator[Config]:
+    taps = problem.matrix.shape[1]
+    window = problem.window.kernel[0] * problem.window.kernel[1]
+    cuts = [WHOLE, *(k for k in _cuts(window) if k < taps)]
+    packs = [False] if isinstance(problem.target, Blocked) else [False, True]
+    for row_block, group in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (8, 1)):
+        # Accumulators, one register for the weight, and the inputs that a row block shares.
+        most = made.registers - 2 if row_block == 1 else made.registers - 4
+        widest = max(most // (row_block * group) - (row_block > 1), 1)
+        for vectors in {_fit(problem, cap) for cap in (3, 4, 6, 7, 10, 14) if cap <= widest}:
+            if row_block * group * vectors < 4:
+                continue
+            for k_block in cuts:
+                for pack in packs if k_block != WHOLE else [False]:
+                    yield Config(vectors, k_block, row_block, group, pack)
+
+
+def _cuts(window: int) -> list[int]:
+    return [64, 128, 256, 512] if window == 1 else [window * n for n in (8, 18, 32, 64)]
+
+
+def _fit(problem: Problem, cap: int) -> int:
+    """Return the vectors a tile really has when it may have at most `cap`."""
+    return len(tiles(problem.source, problem.target, problem.window, cap).vx)
+
+
+def predicted(problem: Problem, config: Config, core: Core) -> float:
+    """Return the cycles that the model expects."""
+    walk = tiles(problem.source, problem.target, problem.window, config.vectors)
+    vectors, tile_count = len(walk.vx), len(walk.x) * problem.images
+    taps = problem.matrix.shape[1]
+    k_block = min(config.k_block, taps)
+    k_blocks = -(-taps // k_block)
+    lists, steps = _steps(problem, config.row_block, k_block)
+    steps *= 1.08 if config.group > 1 else 1.0
+    r, g = config.row_block, config.group
+    fused = r * vectors / core.fused
+    aligned = isinstance(problem.target, Blocked) or config.pack
+    per_line = (1.0 if aligned else 1.6) * _depth(problem, config, vectors, k_block, core)
+    loads = (vectors * per_line + r + 1) / core.loads
+    one = max(fused, loads) + 0.75
+    step = max(one, core.latency / g)
+    ends = 2.0 * r * vectors * (1.0 if k_blocks == 1 else 1.5)
+    cycles = steps * step + lists * (ends + core.per_segment / g)
+    if config.pack:
+        cycles += taps * vectors * 2.0
+    cycles += _stream(problem, steps * r, core)
+    return tile_count * cycles
+
+
+def _steps(problem: Problem, row_block: int, k_block: int) -> tuple[int, float]:
+    """Return (lists, steps of all of them)."""
+    rows, taps = problem.matrix.shape
+    whole = -(-rows // row_block)
+    present = np.zeros((whole * row_block, taps), bool)
+    present[:rows] = problem.matrix != 0
+    steps = float(present.reshape(whole, row_block, taps).any(1).sum())
+    return whole * -(-taps // k_block), steps
+
+
+def _depth(problem: Problem, config: Config, vectors: int, k_block: int, core: Core) -> float:
+    """Return how much slower loads are because a K block's input outgrows the first cache."""
+    window = problem.window.kernel[0] * problem.window.kernel[1]
+    lanes, taps = problem.target.lanes, problem.matrix.shape[1]
+    if config.pack:
+        size = k_block * vectors * lanes * 4
+    else:
+        channels = max(k_block / window, 1.0)
+        around = 1.0 if window == 1 else 1 + 2.0 * problem.window.kernel[0] / max(vectors, 3)
+        size = int(channels * vectors * lanes * 4 * around)
+    if size <= core.l1_bytes or taps <= 32:
+        return 1.0
+    return core.beyond_l1 if size <= core.l2_bytes else core.beyond_l2
+
+
+def _stream(problem: Problem, values: float, core: Core) -> float:
+    """Return cycles to bring the lists from memory once a tile, where no cache holds them."""
+    size = values * 4 + values * 4 / max(problem.rows, 1)
+    return size / 16 if size > core.l2_bytes else 0.0

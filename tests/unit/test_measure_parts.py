@@ -1,0 +1,211 @@
+"""The measuring room's pure parts: groups, agreement of R and S, values."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwbench import measure
+from hwbench.errors import TargetError
+from hwbench.measure import generation
+from hwbench.measure.device import check_identity
+from hwbench.measure.latency import agree, grouped
+from hwbench.records import (
+    CompiledModel,
+    Conditions,
+    EnergyReading,
+    Failure,
+    Measurement,
+    MemoryReading,
+    Process,
+    Sitting,
+    Source,
+    Visit,
+)
+from hwbench.worker.messages import Job
+from tests import artifacts
+
+PAIR = (Job("reference", "", {}, ""), Job("shadow", "", {}, ""))
+NOWHERE = Conditions({}, {}, {})
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(0, 600))
+def test_groups_hold_everybody_once_and_fit(sizes: list[int], free: int) -> None:
+    jobs = [Job(str(i), "", {}, "") for i in range(len(sizes))]
+    need = {str(i): size for i, size in enumerate(sizes)} | {"reference": 20, "shadow": 20}
+    groups = grouped(jobs, PAIR, need, free)
+    assert [job for group in groups for job in group] == jobs
+    room = free * 0.6 - 40
+    assert all(len(g) == 1 or sum(need[j.name] for j in g) <= room for g in groups)
+    assert grouped(jobs, PAIR, need, None) == [jobs]
+
+
+def test_without_candidates_there_is_one_empty_group() -> None:
+    assert grouped([], PAIR, {"reference": 1, "shadow": 1}, 0) == [[]]
+
+
+def _processes(
+    artifact: str, role: str, *times: float, calls: int = 10, rounds: int = 12
+) -> tuple[Process, ...]:
+    """A process a time; calls jitter by less than a percent, deterministically."""
+    found = []
+    for number, seconds in enumerate(times):
+        visits = []
+        for r in range(rounds):
+            wall = tuple(seconds * (1 + 0.002 * ((r * 7 + c * 3) % 5 - 2)) for c in range(calls))
+            visits.append(Visit(r, 0, wall, wall, (0,) * calls))
+        found.append(Process(artifact, role, number, 0.5 + number, 0.25, 10, tuple(visits)))
+    return tuple(found)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, True), (1.01, True), (1.2, False)])
+def test_r_and_s_must_agree(factor: float, expected: bool) -> None:
+    reference = _processes("r", "reference", 1.0, 1.01, 0.99)
+    shadow = _processes("r", "shadow", factor, 1.01 * factor, 0.99 * factor)
+    assert agree(shadow, reference, [], 0.02) is expected
+
+
+def test_without_a_round_in_common_nothing_is_valid() -> None:
+    assert not agree((), _processes("r", "reference", 1.0), [], 0.02)
+
+
+# --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> CompiledModel:
+    folder = tmp_path_factory.mktemp("artifact")
+    model = artifacts.identity(folder / "m.onnx")
+    return artifacts.compiled(model, artifacts.candidate("null"), folder / "a")
+
+
+def _sitting(*measurements: Measurement) -> Sitting:
+    reference = Measurement("r", Source.MEASURED, _processes("r", "reference", 2.0, 2.02, 1.98))
+    shadow = Measurement("r", Source.MEASURED, _processes("r", "shadow", 2.0, 2.01, 2.0))
+    return Sitting(reference, shadow, (reference, *measurements), NOWHERE, NOWHERE, 1.0)
+
+
+def test_latency_is_the_ratio_times_the_reference(compiled: CompiledModel) -> None:
+    mine = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, 1.01, 0.99))
+    sitting = _sitting(mine)
+    found = measure.values(mine, sitting, compiled, artifacts.TARGET)["latency_p50"]
+    assert found.value == pytest.approx(1.0, rel=0.01)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 1.0 < found.high
+    assert found.high / found.low < 1.05
+    own = measure.values(sitting.reference, sitting, compiled, artifacts.TARGET)["latency_p50"]
+    assert own.value == own.low == own.high == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_tail_needs_enough_calls(compiled: CompiledModel) -> None:
+    few = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, calls=5, rounds=2))
+    found = measure.values(few, _sitting(few), compiled, artifacts.TARGET)
+    assert found["latency_p90"].value is None
+    assert "10 calls" in found["latency_p90"].reason
+    many = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, 1.0))
+    found = measure.values(many, _sitting(many), compiled, artifacts.TARGET)
+    assert found["latency_p90"].value == pytest.approx(1.0, rel=0.01)
+
+
+def test_what_a_process_does_once(compiled: CompiledModel) -> None:
+    mine = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, 1.0, 1.0))
+    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    assert found["load_time"].value == 1.5  # of 0.5, 1.5, 2.5
+    assert found["first_inference"].value == 0.25
+    assert found["artifact_bytes"].value == compiled.artifact_bytes
+    assert found["artifact_bytes"].source is Source.STATIC
+
+
+@pytest.mark.parametrize(
+    ("empty", "value", "reason"),
+    [(60, 40.0, ""), (100, None, "too small"), (120, None, "too small"), (None, None, "empty")],
+)
+def test_memory_is_the_models_share(
+    compiled: CompiledModel, empty: int | None, value: float | None, reason: str
+) -> None:
+    mine = Measurement("c", Source.MEASURED, memory=MemoryReading(50, 90, 95, 100, empty))
+    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    assert found["process_memory"].value == 100.0
+    assert found["peak_memory"].value == value
+    assert reason in found["peak_memory"].reason
+
+
+@pytest.mark.parametrize(
+    ("tier", "source"),
+    [
+        ("meter", Source.MEASURED),
+        ("counter", Source.MEASURED),
+        ("model", Source.PREDICTED),
+        ("proxy", Source.PROXY),
+    ],
+)
+def test_joules_carry_their_source(compiled: CompiledModel, tier: str, source: Source) -> None:
+    reading = EnergyReading(6.0, 3, 1.0, None, "some meter", tier)
+    mine = Measurement("c", Source.MEASURED, energy=reading)
+    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)["energy"]
+    assert (found.value, found.source) == (2.0, source)
+    assert "some meter" in found.note
+    assert tier in found.note
+
+
+def test_what_is_missing_says_why(compiled: CompiledModel) -> None:
+    failures = {"latency": Failure("measure", "it crashed")}
+    mine = Measurement("c", Source.MEASURED, failures=failures)
+    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    for metric in ("latency_p50", "latency_p90", "load_time", "first_inference"):
+        assert (found[metric].value, found[metric].reason) == (None, "it crashed")
+    for metric in ("peak_memory", "process_memory", "energy"):
+        assert found[metric].value is None
+        assert "did not get to it" in found[metric].reason
+
+
+def test_an_emulated_device_tells_no_times(compiled: CompiledModel) -> None:
+    mine = Measurement("c", Source.EMULATED)
+    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    assert found.pop("artifact_bytes").value
+    assert all(v.value is None and "emulated" in v.reason for v in found.values())
+
+
+# --------------------------------------------------------------------------------------------
+
+
+def test_a_generation_comes_back_from_its_file(tmp_path: Path) -> None:
+    made = generation.Generation(
+        3,
+        _processes("c", "candidate", 1.0) + _processes("r", "reference", 2.0),
+        {"d": Failure("measure", "it crashed", "detail")},
+        {"c": "precise"},
+        Conditions({"cpu": {"model": "x"}}, {}, {"load": 1.5}),
+        "flushed",
+        ("hot",),
+    )
+    made.save(tmp_path / "g.jsonl")
+    assert generation.saved(tmp_path / "g.jsonl") == made
+    assert generation.saved(tmp_path / "none.jsonl") is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "refused"),
+    [
+        (artifacts.TARGET.isa, (), False),
+        ("riscv64", (), True),
+        (artifacts.TARGET.isa, ("avx2",), False),
+        (artifacts.TARGET.isa, ("avx512f",), True),
+        (artifacts.TARGET.isa, ("a flag nobody reads",), False),
+    ],
+)
+def test_another_device_than_the_profile_says(
+    machine: str, features: tuple[str, ...], refused: bool
+) -> None:
+    target = dataclasses.replace(artifacts.TARGET, features=features)
+    found = Conditions({"machine": machine, "cpu": {"flags": ["avx2"]}}, {}, {})
+    if refused:
+        with pytest.raises(TargetError):
+            check_identity(target, found)
+    else:
+        check_identity(target, found)
