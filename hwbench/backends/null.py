@@ -57,7 +57,7 @@ class NullSession:
         """Keep the shapes of the outputs, without the batch."""
         self._options = options
         self._shapes = shapes
-        self._turns = round(options.spins * (1.0 + options.slower))
+        self.turns = round(options.spins * (1.0 + options.slower))
         self._calls = 0
         self._input: np.ndarray | None = None
 
@@ -71,7 +71,7 @@ class NullSession:
         if self._calls == self._options.at:
             _fail(self._options)
         spike = self._options.fault == "spike" and self._calls == self._options.at
-        for _ in range(self._turns * (100 if spike else 1)):
+        for _ in range(self.turns * (100 if spike else 1)):
             pass
 
     def outputs(self) -> list[np.ndarray]:

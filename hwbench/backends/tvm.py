@@ -33,6 +33,8 @@ _FOREIGN = (RuntimeError, ValueError)
 # What the importer lets through when it meets a model that it does not know.
 _IMPORT = (*_FOREIGN, TypeError, LookupError, AttributeError, AssertionError)
 _POOLED = 2
+_TRIPLES = "such as aarch64-linux-gnu or x86_64-linux-gnu"
+_PROCESSORS = "such as cortex-a72, cortex-a76, x86-64-v3, skylake-avx512, or host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +178,21 @@ class TvmBackend:
 
     def _target(self) -> Any:
         import tvm
+        from tvm.target import codegen
 
         mcpu = self._options.mcpu
         if mcpu == "host":
-            mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
+            mcpu = str(codegen.llvm_get_system_cpu())
+        mtriple = self._options.mtriple or str(codegen.llvm_get_system_triple())
+        # LLVM ends the process on a system it does not know, and takes a processor that it does
+        # not know for the oldest.
+        known = [str(name) for name in codegen.llvm_get_targets()]
+        if not mtriple.startswith(tuple(known)):
+            raise StageError("compile", f"LLVM knows no mtriple {mtriple!r}", expected=_TRIPLES)
+        if not codegen.llvm_is_valid_cpu(mcpu, mtriple):
+            raise StageError(
+                "compile", f"LLVM knows no mcpu {mcpu!r} for {mtriple}", expected=_PROCESSORS
+            )
         described = {"kind": "llvm", "mcpu": mcpu}
         if self._options.mtriple:
             described["mtriple"] = self._options.mtriple

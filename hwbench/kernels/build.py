@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from hwbench.errors import StageError, did_you_mean
 
 FOREIGN = (RuntimeError, ValueError, TypeError, NotImplementedError, LookupError, AttributeError)
 """What TVM raises when it cannot do something (its own errors derive from these)."""
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn what TVM raises into a `StageError`."""
+    try:
+        yield
+    except FOREIGN as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = (lines or [type(error).__name__])[-1][:300]
+        raise StageError("compile", f"TVM: {said}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,7 @@ def machine(mcpu: str = "host", mtriple: str = "", threads: int = 1) -> Machine:
 def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, made: Machine) -> Any:
     """Return a module whose other operators are lowered, fused and scheduled."""
     transform = relax.transform
-    with made.target:
+    with translated(), made.target:
         module = tvm.transform.Sequential(
             [
                 transform.DecomposeOpsForInference(),
@@ -101,5 +113,6 @@ def library(module: Any, made: Machine, path: Path, linker: str = "") -> None:
             f"no compiler {name!r} to link for {made.mtriple or 'this machine'}",
             mend="install it, for example: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
         )
-    executable = tvm.compile(module, made.target)
-    executable.export_library(str(path), fcompile=cc.cross_compiler(name))
+    with translated():
+        executable = tvm.compile(module, made.target)
+        executable.export_library(str(path), fcompile=cc.cross_compiler(name))

@@ -137,8 +137,6 @@ def _all(problem: Problem, made: Machine) -> Iterator[Config]:
         most = made.registers - 2 if row_block == 1 else made.registers - 4
         widest = max(most // (row_block * group) - (row_block > 1), 1)
         for vectors in {_fit(problem, cap) for cap in (3, 4, 6, 7, 10, 14) if cap <= widest}:
-            if row_block * group * vectors < 4:
-                continue
             for k_block in cuts:
                 for pack in packs if k_block != WHOLE else [False]:
                     yield Config(vectors, k_block, row_block, group, pack)

@@ -47,6 +47,12 @@ class Step:
     """For ``pool``: empty for the maximum, else ``all`` or ``real``: what it divides by."""
 
     @property
+    def layer(self) -> str:
+        """The name that people know the layer by: that of its weights, as PyTorch has it."""
+        weight = self.node.input[1] if len(self.node.input) > 1 else ""
+        return weight.removesuffix(".weight") if weight.endswith(".weight") else self.name or weight
+
+    @property
     def open(self) -> bool:
         """Whether an activation can still be fused behind it."""
         return self.kind in ("conv", "linear") and self.activation == "none"

@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 from tvm import relax, tirx
 
 from hwbench.errors import StageError
-from hwbench.kernels import encode, layouts, stencils
+from hwbench.kernels import build, encode, layouts, stencils
+from hwbench.kernels.build import Machine
 from hwbench.kernels.graph import Graph, Step
 from hwbench.kernels.layouts import Blocked, Layout, Planar, Window
 from hwbench.kernels.problem import Config, Kernel, Problem, Windowed, kernel, window_kernel
@@ -70,6 +71,15 @@ class Lowered:
 
     module: Any
     layers: list[Made] = field(default_factory=list)
+
+
+def lower(graph: Graph, made: Machine, choose: Choose) -> Lowered:
+    """Return the Relax module of a graph; `choose` picks the configuration of each layer.
+
+    Raises `StageError` naming the operator that has no kernel and that TVM cannot lower.
+    """
+    with build.translated():
+        return Lowering(graph, made.lanes, choose, made.threads).run()
 
 
 class Lowering:
@@ -352,7 +362,7 @@ class Lowering:
         flops = 2.0 * made.walked * rows * images * target.height * target.width
         assert step.weights is not None
         density = float((step.weights != 0).mean())
-        self.layers.append(Made(step.name, name, form, density, flops, "", flops))
+        self.layers.append(Made(step.layer, name, form, density, flops, "", flops))
 
     def _vectors(self, target: Layout) -> int:
         return min(7, 12) if isinstance(target, Blocked) else 7
@@ -383,7 +393,7 @@ class Lowering:
             )
             constants = [coded.slices, coded.columns, coded.values, bias, coded.rows]
             walked = 2.0 * coded.stored * tokens
-            self.layers.append(Made(step.name, name, "sparse", density, flops, "SELL", walked))
+            self.layers.append(Made(step.layer, name, "sparse", density, flops, "SELL", walked))
         else:
             width = 4 * lanes
             blocks = -(-rows // width)
@@ -394,7 +404,7 @@ class Lowering:
             packed = np.ascontiguousarray(full.reshape(blocks, width, columns).transpose(0, 2, 1))
             function = stencils.row_kernel(name, columns, rows, lanes, tokens, epilogue)
             constants = [packed.reshape(-1), bias]
-            self.layers.append(Made(step.name, name, "dense", density, flops, "rows", flops))
+            self.layers.append(Made(step.layer, name, "dense", density, flops, "rows", flops))
         flat = self._call(function, [self._flat(step.inputs[0]), *constants], tokens * rows)
         return self.builder.emit(relax.op.reshape(flat, self.graph.shapes[step.output]))
 

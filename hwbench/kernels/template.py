@@ -67,7 +67,8 @@ def finish(body: Callable[[], None], name: str) -> tirx.PrimFunc:
     """Return the function that `body` writes, with the root block Relax asks for."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        # 8 is opaque: nothing may be fused into it.
+        T.func_attr({"global_symbol": name, "tirx.noalias": True, "op_pattern": 8})
         body()
     made = builder.get()
     block = s_tir.SBlock([], [], [], "root", made.body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwbench import stats
@@ -106,15 +106,9 @@ class Latencies:
         artifacts = {job.name: job.name for job in jobs}
         artifacts |= {REFERENCE: self.artifact, SHADOW: self.artifact}
         # Another attempt is another order and other environments.
-        return generation.run(
-            self.device,
-            (*self.pair, *jobs),
-            artifacts,
-            number + 1000 * attempt,
-            self.spec,
-            self.settings,
-            seconds,
-        )
+        settings = replace(self.settings, seed=self.settings.seed + attempt)
+        jobs = (*self.pair, *jobs)
+        return generation.run(self.device, jobs, artifacts, number, self.spec, settings, seconds)
 
 
 def grouped(

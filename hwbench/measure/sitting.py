@@ -6,18 +6,24 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwbench import files, registry
+from hwbench import files
 from hwbench.errors import TargetError
 from hwbench.measure import device as devices
 from hwbench.measure import passes
 from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
 from hwbench.measure.latency import Latencies, Latency
-from hwbench.protocols import Backend
+from hwbench.measure.shipment import (
+    Artifact,
+    empty_jobs,
+    kind_of,
+    module_of,
+    settings_of,
+    shipped,
+)
 from hwbench.records import (
     Answers,
     CompiledModel,
@@ -36,14 +42,13 @@ from hwbench.records import (
     from_json,
     to_json,
 )
-from hwbench.worker.messages import Energy, Job, Memory, Outputs, Settings
+from hwbench.worker.messages import Energy, Job, Memory, Outputs
 
 Progress = Callable[[float, str], None]
 _FORMAT = 1
 # How far the bar is when each pass begins; from sittings of 25 small artifacts.
 _PASSES = {"outputs": 0.0, "memory": 0.1, "latency": 0.2, "energy": 0.75}
 _UNKNOWN_NEED = 256 << 20
-_MOST_SIDE_BY_SIDE = 4
 
 
 def measure(
@@ -92,25 +97,6 @@ def answers(
         return table.answer()
 
 
-@dataclass(frozen=True, slots=True)
-class _Artifact:
-    """An artifact there: the host's record and the path of its entry on the device."""
-
-    model: CompiledModel
-    entry: str
-
-    def job(self, name: str = "") -> Job:
-        candidate = self.model.candidate
-        return Job(
-            name or self.model.digest,
-            _module("backends", candidate.backend),
-            candidate.backend.options,
-            self.entry,
-            candidate.threads,
-            candidate.batch,
-        )
-
-
 class _Table:
     """Everything one sitting works with."""
 
@@ -134,9 +120,9 @@ class _Table:
         self._started = started
         self._progress = progress
         models = {m.digest: m for m in ([reference] if reference else []) + list(batch)}
-        self._artifacts = {name: _shipped(device, m, name) for name, m in models.items()}
+        self._artifacts = {name: shipped(device, m, name) for name, m in models.items()}
         self._key = {"inputs": file_digest(inputs), "spec": to_json(spec), "all": sorted(models)}
-        self._settings = _settings(spec, target, device.ship(inputs, "inputs.npy"))
+        self._settings = settings_of(spec, target, device.ship(inputs, "inputs.npy"))
         self._failures: dict[str, dict[str, Failure]] = {name: {} for name in models}
         self._source = Source.MEASURED
 
@@ -231,7 +217,8 @@ class _Table:
             assert "outputs" in self._failures[name] or self._output_file(name).exists()
 
     def _memory(self) -> Mapping[str, MemoryReading]:
-        empties = self._empties()
+        models = [artifact.model for artifact in self._artifacts.values()]
+        empties = empty_jobs(self._device, models, self._target, self._folder / "empty")
         done = self._pass(
             "memory",
             lambda jobs: Memory(jobs, self._settings, self._spec.memory_runs),
@@ -241,7 +228,7 @@ class _Table:
             self._folder / "memory.jsonl",
             list(empties.values()),
             lambda jobs: Memory(
-                jobs, _settings(self._spec, self._target, ""), self._spec.memory_runs
+                jobs, settings_of(self._spec, self._target, ""), self._spec.memory_runs
             ),
             lambda _: None,
         )
@@ -249,7 +236,7 @@ class _Table:
         for name, message in done.items():
             if "memory" not in message:
                 continue
-            empty = kept[empties[_kind(self._artifacts[name].model)].name]
+            empty = kept[empties[kind_of(self._artifacts[name].model)].name]
             base = empty["memory"]["after_runs"] if "memory" in empty else None
             found[name] = MemoryReading(**message["memory"], empty_runtime=base)
         return found
@@ -257,7 +244,7 @@ class _Table:
     def _latency(self, memory: Mapping[str, MemoryReading], free: int | None) -> Latency:
         assert self._reference is not None
         own = self._artifacts[self._reference.digest]
-        shadow = _shipped(self._device, self._reference, SHADOW)
+        shadow = shipped(self._device, self._reference, SHADOW)
         jobs = [a.job() for n, a in self._live("latency") if n != self._reference.digest]
         need = {name: reading.after_runs for name, reading in memory.items()}
         for role in (REFERENCE, SHADOW):
@@ -281,7 +268,7 @@ class _Table:
             for failures in self._failures.values():
                 failures["energy"] = Failure("measure", "the target names no energy meter")
             return {}
-        meters = tuple(PluginSpec(_module("meters", m), m.options) for m in self._target.meters)
+        meters = tuple(PluginSpec(module_of("meters", m), m.options) for m in self._target.meters)
         done = self._pass(
             "energy",
             lambda jobs: Energy(jobs, self._settings, meters, self._spec.energy_seconds),
@@ -312,7 +299,7 @@ class _Table:
                 self._failures[artifact][name] = failure
         return done
 
-    def _live(self, name: str) -> list[tuple[str, _Artifact]]:
+    def _live(self, name: str) -> list[tuple[str, Artifact]]:
         """Return the artifacts that have not failed; the others fail in this pass as before."""
         for failures in self._failures.values():
             if failures:
@@ -347,23 +334,6 @@ class _Table:
                 mend=failure.detail,
             )
 
-    def _empties(self) -> dict[str, Job]:
-        """Return the job of each backend's empty artifact, compiled and shipped."""
-        found = {}
-        for artifact in self._artifacts.values():
-            kind, spec = _kind(artifact.model), artifact.model.candidate.backend
-            if kind in found:
-                continue
-            folder = self._folder / "empty" / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            backend: Backend = registry.create("backends", spec.kind, spec.options)
-            entry = backend.compile_empty(self._target, folder)
-            place = self._device.ship(folder, f"empty/{kind}")
-            threads = artifact.model.candidate.threads
-            module = _module("backends", spec)
-            found[kind] = Job(f"empty-{kind}", module, spec.options, f"{place}/{entry}", threads)
-        return found
-
     def _output_file(self, name: str) -> Path:
         return self._folder / "outputs" / f"{name}.npy"
 
@@ -372,34 +342,3 @@ class _Table:
         begin = _PASSES[name]
         end = marks[marks.index(begin) + 1]
         self._progress(begin + (end - begin) * share, label)
-
-
-def _shipped(device: Device, model: CompiledModel, name: str) -> _Artifact:
-    place = device.ship(model.folder, f"artifacts/{name}")
-    return _Artifact(model, f"{place}/{model.entry}")
-
-
-def _settings(spec: MeasureSpec, target: TargetProfile, inputs: str) -> Settings:
-    return Settings(
-        inputs=inputs,
-        affinity=target.affinity,
-        visit_seconds=spec.visit_seconds,
-        min_calls=spec.min_calls,
-        max_calls=spec.max_calls,
-        warmup_calls=spec.warmup_calls,
-        warmup_seconds=spec.warmup_seconds,
-        timeout=spec.timeout,
-        throttle_celsius=target.throttle_celsius,
-        seed=spec.seed,
-        side_by_side=min(target.cores, _MOST_SIDE_BY_SIDE),
-    )
-
-
-def _module(group: str, spec: PluginSpec) -> str:
-    return registry.module(group, spec.kind).__name__
-
-
-def _kind(model: CompiledModel) -> str:
-    """Name a backend with its options and threads: each has an empty runtime of its own."""
-    candidate = model.candidate
-    return f"{candidate.backend.kind}-{digest([to_json(candidate.backend), candidate.threads])}"

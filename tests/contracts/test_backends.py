@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hwbench import measure, registry
 from hwbench.errors import StageError
 from hwbench.protocols import Backend
 from hwbench.records import CompiledModel, OnnxModel
-from hwbench.worker.messages import Job, Memory, Outputs, Settings, encode
+from hwbench.worker.messages import Command, Job, Memory, Outputs, Settings, encode
 from tests import artifacts
 
 NAMES = registry.names("backends")
@@ -96,7 +97,7 @@ def test_loads_in_a_fresh_process_from_the_zip(kind: str, tmp_path: Path) -> Non
     x = artifacts.inputs(tmp_path / "x.npy", samples=5)  # the last batch is padded
     module = registry.module("backends", kind).__name__
     whole = Job("whole", module, {}, str(made.folder / made.entry), 1, 2)
-    commands = [
+    commands: list[Command] = [
         Outputs((whole,), Settings(str(x))),
         Memory(
             (dataclasses.replace(whole, name="none", artifact=str(empty / nothing)),),
@@ -186,7 +187,7 @@ def test_what_is_no_model_is_a_stage_error(kind: str, tmp_path: Path) -> None:
         use()
 
 
-def _worker_run(folder: Path, commands: list[dict[str, object]]) -> list[dict[str, object] | dict]:  # type: ignore[type-arg]
+def _worker_run(folder: Path, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
     folder.mkdir()
     zipped = measure.worker_zip(folder / "worker.zip")
     (folder / "job.json").write_text(json.dumps(commands))

@@ -18,7 +18,7 @@ from hwbench import measure
 from hwbench.errors import TargetError
 from hwbench.measure.package import worker_zip
 from hwbench.records import CompiledModel, Measurement, PluginSpec, Sitting, Source, to_json
-from hwbench.worker.messages import Close, Job, Open, Rounds, Settings, encode
+from hwbench.worker.messages import Close, Command, Job, Open, Rounds, Settings, encode
 from tests import artifacts
 
 # Four samples: calls 1 to 4 of the outputs pass, 1 to 3 of the memory pass. Call 30 comes in
@@ -330,7 +330,7 @@ measure.measure(batch, batch[0], artifacts.TARGET, here.RESUMED, folder / "x.npy
                 folder / "raw", progress)
 """
 TWO: Mapping[str, Mapping[str, object]] = {"healthy": {}, "other": {"spins": 5}}
-RESUMED = artifacts.spec(generations=3, half_width=1e9)
+RESUMED = artifacts.spec(generations=3)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_commands_from_a_file(tmp_path: Path) -> None:
     jobs = [Job(n, "hwbench.backends.null", {}, entry) for n in names[:2]]
     jobs.append(Job("broken", "hwbench.backends.null", {"fault": "refuse"}, entry))
     settings = Settings(str(inputs), visit_seconds=0.001, warmup_seconds=0.1)
-    commands = [Open(tuple(jobs), settings, 0), Rounds(0, 3, names, 60.0), Close()]
+    commands: list[Command] = [Open(tuple(jobs), settings, 0), Rounds(0, 3, names, 60.0), Close()]
     (tmp_path / "job.json").write_text(json.dumps([json.loads(encode(c)) for c in commands]))
     zipped = worker_zip(tmp_path / "worker.zip")
     subprocess.run([sys.executable, str(zipped), "run", str(tmp_path)], check=True)

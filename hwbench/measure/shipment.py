@@ -1,0 +1,89 @@
+"""What goes to the device: artifacts, empty artifacts, and the settings of the children."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwbench import registry
+from hwbench.measure.device import Device
+from hwbench.protocols import Backend
+from hwbench.records import CompiledModel, MeasureSpec, PluginSpec, TargetProfile, digest, to_json
+from hwbench.worker.messages import Job, Settings
+
+_MOST_SIDE_BY_SIDE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact there: the host's record, and the path of its entry on the device."""
+
+    model: CompiledModel
+    entry: str
+
+    def job(self, name: str = "") -> Job:
+        """Return the job of running it, named by its digest unless it plays a role."""
+        candidate = self.model.candidate
+        return Job(
+            name or self.model.digest,
+            module_of("backends", candidate.backend),
+            candidate.backend.options,
+            self.entry,
+            candidate.threads,
+            candidate.batch,
+        )
+
+
+def shipped(device: Device, model: CompiledModel, name: str) -> Artifact:
+    """Copy an artifact to the device under a name of its own."""
+    place = device.ship(model.folder, f"artifacts/{name}")
+    return Artifact(model, f"{place}/{model.entry}")
+
+
+def empty_jobs(
+    device: Device, models: Sequence[CompiledModel], target: TargetProfile, folder: Path
+) -> dict[str, Job]:
+    """Return the job of the empty artifact by kind of runtime, compiled in `folder` and shipped."""
+    found: dict[str, Job] = {}
+    for model in models:
+        kind, spec = kind_of(model), model.candidate.backend
+        if kind in found:
+            continue
+        home = folder / kind
+        home.mkdir(parents=True, exist_ok=True)
+        backend: Backend = registry.create("backends", spec.kind, spec.options)
+        entry = backend.compile_empty(target, home)
+        place = device.ship(home, f"empty/{kind}")
+        module = module_of("backends", spec)
+        threads = model.candidate.threads
+        found[kind] = Job(f"empty-{kind}", module, spec.options, f"{place}/{entry}", threads)
+    return found
+
+
+def kind_of(model: CompiledModel) -> str:
+    """Name a backend with its options and threads: each has an empty runtime of its own."""
+    candidate = model.candidate
+    return f"{candidate.backend.kind}-{digest([to_json(candidate.backend), candidate.threads])}"
+
+
+def settings_of(spec: MeasureSpec, target: TargetProfile, inputs: str) -> Settings:
+    """Return how children are run; ``inputs`` is the file's path on the device, or empty."""
+    return Settings(
+        inputs=inputs,
+        affinity=target.affinity,
+        visit_seconds=spec.visit_seconds,
+        min_calls=spec.min_calls,
+        max_calls=spec.max_calls,
+        warmup_calls=spec.warmup_calls,
+        warmup_seconds=spec.warmup_seconds,
+        timeout=spec.timeout,
+        throttle_celsius=target.throttle_celsius,
+        seed=spec.seed,
+        side_by_side=min(target.cores, _MOST_SIDE_BY_SIDE),
+    )
+
+
+def module_of(group: str, spec: PluginSpec) -> str:
+    """Return the module of a plug-in; the device imports it by that name."""
+    return registry.module(group, spec.kind).__name__

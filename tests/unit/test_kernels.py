@@ -1,0 +1,437 @@
+"""Our kernels against ONNX Runtime: every shape, stride, padding, sparsity and number of lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tvm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from tvm import relax
+
+from hwbench.errors import StageError
+from hwbench.kernels import build, choose, encode, graph, layouts, lower
+from hwbench.kernels.problem import Config, Problem
+
+# Every number of lanes runs on this machine: 16 with AVX-512, 8 with AVX2, 4 with SSE.
+MACHINES = {lanes: build.machine(cpu) for cpu, lanes in (("haswell", 8), ("nehalem", 4))}
+if build.machine().lanes == 16:
+    MACHINES[16] = build.machine()
+few = settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def document(
+    nodes: Sequence[Any], weights: dict[str, np.ndarray], shape: Sequence[int], opset: int = 20
+) -> onnx.ModelProto:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    body = helper.make_graph(list(nodes), "net", [x], [y], constants)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def ours(
+    path: Path, x: np.ndarray, lanes: int, pick: int = 0, threads: int = 1
+) -> tuple[np.ndarray, list[lower.Made]]:
+    """Return what our kernels answer, each layer with its `pick`-th configuration."""
+    made = MACHINES[lanes]
+    if threads > 1:
+        made = build.machine(made.mcpu, threads=threads)
+
+    def chosen(problem: Problem) -> Config:
+        found = choose.candidates(problem, made)
+        return found[pick % len(found)]
+
+    lowered = lower.lower(graph.read(path, len(x)), made, chosen)
+    executable = tvm.compile(build.prepare(lowered.module, None, made), made.target)
+    machine = relax.VirtualMachine(executable, tvm.cpu(0))
+    return machine["main"](tvm.runtime.tensor(x)).numpy(), lowered.layers
+
+
+def theirs(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, {"x": x})[0]
+    return found
+
+
+def agree(
+    model: onnx.ModelProto, x: np.ndarray, folder: Path, lanes: int, pick: int = 0, threads: int = 1
+) -> list[lower.Made]:
+    path = folder / "m.onnx"
+    onnx.save(model, str(path))
+    found, layers = ours(path, x, lanes, pick, threads)
+    expected = theirs(model, x)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * max(float(np.abs(expected).max()), 1e-3)
+    return layers
+
+
+def pruned(rng: np.random.Generator, shape: Sequence[int], kind: str) -> np.ndarray:
+    """Return weights with zeros: ``one`` has a single non-zero, ``rows`` empty rows."""
+    weights = rng.standard_normal(shape).astype(np.float32)
+    if kind == "dense":
+        return weights
+    if kind == "empty":
+        return np.zeros_like(weights)
+    if kind == "one":
+        single = np.zeros_like(weights)
+        single.flat[rng.integers(single.size)] = 1.5
+        return single
+    weights *= rng.random(shape) < {"half": 0.5, "rows": 0.4, "ninety": 0.1}[kind]
+    if kind == "rows":
+        weights[rng.random(len(weights)) < 0.5] = 0
+    return weights
+
+
+KINDS = ("dense", "half", "ninety", "rows", "one", "empty")
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> dict[str, Any]:
+    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    if draw(st.booleans()):
+        kernel = (kernel[0], kernel[0])
+    dilation = draw(st.sampled_from([1, 1, 1, 2]))
+    pads = draw(st.lists(st.integers(0, 3), min_size=4, max_size=4))
+    if draw(st.booleans()):
+        pads = [kernel[0] // 2, kernel[1] // 2] * 2
+    stride = draw(st.sampled_from([1, 1, 2, 2, 3]))
+    size = draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
+    if draw(st.booleans()):
+        size = (8 * draw(st.integers(1, 4)), 8 * draw(st.integers(1, 4)))
+    size = tuple(  # type: ignore[assignment]
+        max(n, dilation * (k - 1) + 1 - before - after)
+        for n, k, before, after in zip(size, kernel, pads[:2], pads[2:], strict=True)
+    )
+    groups = draw(st.sampled_from([1, 1, 1, 2, 0]))  # 0: depthwise
+    channels, rows = draw(st.integers(1, 9)), draw(st.integers(1, 21))
+    if groups == 0:
+        groups = rows = channels
+    elif groups == 2:
+        channels, rows = 2 * channels, 2 * rows
+    return {
+        "kernel": kernel,
+        "dilations": [dilation, dilation],
+        "pads": pads,
+        "strides": [stride, draw(st.sampled_from([stride, stride, 1]))],
+        "size": size,
+        "group": groups,
+        "channels": channels,
+        "rows": rows,
+        "batch": draw(st.sampled_from([1, 1, 1, 3])),
+        "zeros": draw(st.sampled_from(KINDS)),
+        "after": draw(st.sampled_from(["", "Relu", "Clip", "HardSwish"])),
+        "seed": draw(st.integers(0, 9)),
+    }
+
+
+def convolution(c: dict[str, Any], seed: int = 0) -> tuple[onnx.ModelProto, np.ndarray]:
+    rng = np.random.default_rng(c.get("seed", seed))
+    shape = (c["rows"], c["channels"] // c["group"], *c["kernel"])
+    weights = {"w": pruned(rng, shape, c["zeros"])}
+    weights["b"] = rng.standard_normal(c["rows"]).astype(np.float32)
+    given_ = {k: c[k] for k in ("dilations", "pads", "strides", "group")}
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], kernel_shape=c["kernel"], **given_)]
+    after = c["after"] or "Identity"
+    if after == "Clip":
+        weights |= {"low": np.float32(0).reshape(()), "high": np.float32(1.5).reshape(())}
+        nodes.append(helper.make_node("Clip", ["c", "low", "high"], ["y"]))
+    else:
+        nodes.append(helper.make_node(after, ["c"], ["y"]))
+    x = rng.standard_normal((c["batch"], c["channels"], *c["size"])).astype(np.float32)
+    return document(nodes, weights, x.shape[1:]), x
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@given(shape=convolutions(), pick=st.integers(0, 500))
+@few
+def test_convolutions(shape: dict[str, Any], pick: int, lanes: int, tmp_path: Path) -> None:
+    model, x = convolution(shape)
+    agree(model, x, tmp_path, lanes, pick)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@given(
+    kind=st.sampled_from(["MaxPool", "AveragePool"]),
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    pad=st.integers(0, 1),
+    size=st.tuples(st.integers(4, 17), st.integers(4, 17)),
+    counted=st.booleans(),
+    seed=st.integers(0, 9),
+)
+@settings(few, max_examples=15)
+def test_pooling(
+    kind: str,
+    kernel: int,
+    stride: int,
+    pad: int,
+    size: tuple[int, int],
+    counted: bool,
+    seed: int,
+    lanes: int,
+    tmp_path: Path,
+) -> None:
+    rest: dict[str, Any] = {"count_include_pad": int(counted)} if kind == "AveragePool" else {}
+    pads = [min(pad, kernel // 2)] * 4
+    node = helper.make_node(
+        kind, ["x"], ["y"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads, **rest
+    )
+    # Negative everywhere: a maximum that pads with zeros would be seen.
+    x = -1 - np.random.default_rng(seed).random((2, 3, *size)).astype(np.float32)
+    agree(document([node], {}, x.shape[1:]), x, tmp_path, lanes)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@given(
+    tokens=st.sampled_from([(1,), (2,), (7,), (33,), (1, 5), (2, 20)]),
+    columns=st.integers(1, 40),
+    rows=st.integers(1, 70),
+    zeros=st.sampled_from(KINDS),
+    operator=st.sampled_from(["Gemm", "MatMul"]),
+    after=st.sampled_from(["", "Relu", "Add"]),
+    pick=st.integers(0, 500),
+)
+@few
+def test_linear(
+    tokens: tuple[int, ...],
+    columns: int,
+    rows: int,
+    zeros: str,
+    operator: str,
+    after: str,
+    pick: int,
+    lanes: int,
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(columns)
+    weights = {"w": pruned(rng, (columns, rows), zeros)}
+    weights["b"] = rng.standard_normal(rows).astype(np.float32)
+    if operator == "Gemm" and len(tokens) == 1:
+        nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["l"])]
+    else:
+        nodes = [
+            helper.make_node("MatMul", ["x", "w"], ["m"]),
+            helper.make_node("Add", ["b", "m"], ["l"]),
+        ]
+    if after == "Add":
+        weights["v"] = pruned(rng, (columns, rows), "half")
+        nodes.append(helper.make_node("MatMul", ["x", "v"], ["o"]))
+        nodes.append(helper.make_node("Add", ["l", "o"], ["y"]))
+    else:
+        nodes.append(helper.make_node(after or "Identity", ["l"], ["y"]))
+    x = rng.standard_normal((*tokens, columns)).astype(np.float32)
+    agree(document(nodes, weights, x.shape[1:]), x, tmp_path, lanes, pick)
+
+
+def block(rng: np.random.Generator, size: int, channels: int) -> tuple[onnx.ModelProto, np.ndarray]:
+    """A residual block with norms, a strided shortcut, a pool, the mean and a classifier."""
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+
+    def conv(x: str, y: str, rows: int, inputs: int, kernel: int, stride: int = 1) -> None:
+        weights[f"{y}.w"] = pruned(rng, (rows, inputs, kernel, kernel), "half")
+        parts = (("g", 0.5), ("h", 0.1), ("m", 0.1), ("v", 0.5))
+        for name, least in parts:
+            weights[f"{y}.{name}"] = (least + rng.random(rows)).astype(np.float32)
+        pad = [kernel // 2] * 4
+        nodes.append(
+            helper.make_node("Conv", [x, f"{y}.w"], [f"{y}.c"], strides=[stride] * 2, pads=pad)
+        )
+        numbers = [f"{y}.{name}" for name, _ in parts]
+        nodes.append(helper.make_node("BatchNormalization", [f"{y}.c", *numbers], [y]))
+
+    conv("x", "a", channels, 3, 3)
+    nodes.append(helper.make_node("Relu", ["a"], ["ar"]))
+    conv("ar", "b", channels + 3, channels, 3, 2)
+    conv("ar", "s", channels + 3, channels, 1, 2)
+    nodes.append(helper.make_node("Add", ["s", "b"], ["sum"]))
+    nodes.append(helper.make_node("Relu", ["sum"], ["sr"]))
+    conv("sr", "e", channels + 3, channels + 3, 3)
+    nodes.append(helper.make_node("Add", ["e", "sr"], ["f"]))
+    nodes.append(
+        helper.make_node("MaxPool", ["f"], ["p"], kernel_shape=[2, 2], strides=[2, 2])
+    )
+    nodes.append(helper.make_node("Sigmoid", ["p"], ["g"]))
+    nodes.append(helper.make_node("GlobalAveragePool", ["g"], ["mean"]))
+    nodes.append(helper.make_node("Flatten", ["mean"], ["flat"]))
+    weights["fc"] = pruned(rng, (10, channels + 3), "half")
+    nodes.append(helper.make_node("Gemm", ["flat", "fc"], ["y"], transB=1))
+    x = rng.standard_normal((2, 3, size, size)).astype(np.float32)
+    return document(nodes, weights, x.shape[1:]), x
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@pytest.mark.parametrize("size", [32, 15])
+def test_networks(lanes: int, size: int, tmp_path: Path) -> None:
+    model, x = block(np.random.default_rng(size), size, 5)
+    layers = agree(model, x, tmp_path, lanes, pick=7)
+    assert len(layers) == 5
+
+
+def test_two_threads(tmp_path: Path) -> None:
+    model, x = block(np.random.default_rng(0), 32, 5)
+    agree(model, x, tmp_path, max(MACHINES), pick=3, threads=2)
+
+
+def test_attention(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens, wide = 9, 12
+    weights = {n: pruned(rng, (wide, wide), "half") for n in ("q", "k", "v", "o")}
+    weights |= {"s": np.ones(wide, np.float32), "h": rng.random(wide).astype(np.float32)}
+    weights["scale"] = np.float32(0.3).reshape(())
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "s", "h"], ["n"], axis=-1),
+        *(helper.make_node("MatMul", ["n", w], [f"n{w}"]) for w in ("q", "k", "v")),
+        helper.make_node("Transpose", ["nk"], ["kt"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["nq", "kt"], ["qk"]),
+        helper.make_node("Mul", ["qk", "scale"], ["qs"]),
+        helper.make_node("Softmax", ["qs"], ["a"], axis=-1),
+        helper.make_node("MatMul", ["a", "nv"], ["av"]),
+        helper.make_node("MatMul", ["av", "o"], ["ao"]),
+        helper.make_node("Add", ["ao", "x"], ["r"]),
+        helper.make_node("Gelu", ["r"], ["g"]),
+        helper.make_node("Concat", ["g", "x"], ["y"], axis=1),
+    ]
+    x = rng.standard_normal((2, tokens, wide)).astype(np.float32)
+    agree(document(nodes, weights, x.shape[1:]), x, tmp_path, max(MACHINES), pick=5)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("size", [16, 9])
+def test_what_is_not_finite_spreads_no_further(
+    lanes: int, bad: float, size: int, tmp_path: Path
+) -> None:
+    """Where the dense layer stays finite, so do we; a weight that is not zero passes it on."""
+    rng = np.random.default_rng(3)
+    weights = {
+        "w": pruned(rng, (6, 4, 3, 3), "half"),
+        "v": pruned(rng, (6, 6, 3, 3), "dense"),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("Conv", ["c", "v"], ["y"], pads=[1] * 4),
+    ]
+    model = document(nodes, weights, (4, size, size))
+    x = rng.standard_normal((1, 4, size, size)).astype(np.float32)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    for row, column in ((0, 0), (size // 2, size - 1), (size - 1, 3)):
+        spoilt = x.copy()
+        spoilt[0, 1, row, column] = bad
+        expected = theirs(model, spoilt)
+        for pick in (0, 40):
+            found, _ = ours(path, spoilt, lanes, pick)
+            clean = np.isfinite(expected)
+            np.testing.assert_allclose(found[clean], expected[clean], rtol=1e-4, atol=1e-5)
+            assert not np.isfinite(found[0, :, row, column]).any()
+
+
+@given(
+    rows=st.integers(1, 20),
+    taps=st.integers(1, 40),
+    k_block=st.integers(1, 50),
+    row_block=st.sampled_from([1, 2, 4, 8]),
+    group=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+    zeros=st.sampled_from(KINDS),
+)
+@settings(deadline=None)
+def test_encoding_holds_the_matrix(
+    rows: int, taps: int, k_block: int, row_block: int, group: int, seed: int, zeros: str
+) -> None:
+    matrix = pruned(np.random.default_rng(seed), (rows, taps), zeros)
+    coded = encode.encode(matrix, np.arange(taps), k_block, row_block, group)
+    whole = np.zeros((layouts.round_up(rows, 8) + 8, taps))
+    for segment in range(len(coded.steps) - 1):
+        for step in range(coded.steps[segment], coded.steps[segment + 1]):
+            for g in range(group):
+                first = coded.rows[segment * group + g]
+                tap = coded.offsets[step * group + g]
+                start = (step * group + g) * row_block
+                whole[first : first + row_block, tap] += coded.values[start : start + row_block]
+    np.testing.assert_array_equal(whole[:rows], matrix)
+    assert not whole[rows:].any()
+
+
+@given(
+    rows=st.integers(1, 40), columns=st.integers(1, 30), seed=st.integers(0, 99),
+    zeros=st.sampled_from(KINDS), lanes=st.sampled_from([4, 8, 16]),
+)  # fmt: skip
+@settings(deadline=None)
+def test_slices_hold_the_matrix(
+    rows: int, columns: int, seed: int, zeros: str, lanes: int
+) -> None:
+    matrix = pruned(np.random.default_rng(seed), (rows, columns), zeros)
+    coded = encode.sell(matrix, lanes)
+    whole = np.zeros((rows + 1, columns))
+    for piece in range(len(coded.slices) - 1):
+        for step in range(coded.slices[piece], coded.slices[piece + 1]):
+            at = slice(step * lanes, (step + 1) * lanes)
+            own = coded.rows[piece * lanes : (piece + 1) * lanes]
+            np.add.at(whole, (own, coded.columns[at]), coded.values[at])
+    np.testing.assert_array_equal(whole[:rows], matrix)
+
+
+def test_a_block_holds_its_neighbours_edges() -> None:
+    layout = layouts.Blocked(8, 12, 16, 1, (4, 4))
+    table = layouts.gather_table(layout, np.arange(96).reshape(8, 12))
+    np.testing.assert_array_equal(table[layout.index()], np.arange(96).reshape(8, 12))
+    above = table[layout.position(-1, 0) : layout.position(-1, 0) + 16].reshape(4, 4)
+    assert (above[0] == -1).all()
+    np.testing.assert_array_equal(above[1], [12, 15, 18, 21])
+
+
+def test_an_operator_nobody_knows_is_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("DFT", ["x"], ["y"], axis=1)]
+    onnx.save(document(nodes, {}, (8, 2)), str(tmp_path / "m.onnx"))
+    with pytest.raises(StageError, match="DFT"):
+        lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
+
+
+def test_a_free_size_is_refused(tmp_path: Path) -> None:
+    model = document([helper.make_node("Relu", ["x"], ["y"])], {}, (3, 8, 8))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(StageError, match="dynamic dimension 2"):
+        graph.read(tmp_path / "m.onnx", 1)
+
+
+def test_a_processor_nobody_knows_is_refused() -> None:
+    with pytest.raises(StageError, match="cortex-a72") as caught:
+        build.machine("cortex-a7222", "aarch64-linux-gnu")
+    assert "cortex-a72" in caught.value.mend
+    assert build.machine("cortex-a72", "aarch64-linux-gnu").lanes == 4
+    with pytest.raises(StageError):
+        build.machine("cortex-a72", "no-such-system")
+
+
+def test_choices_are_remembered(tmp_path: Path) -> None:
+    layout = layouts.Planar.of(4, 4, 16, 1)
+    from hwbench.kernels.template import Epilogue
+
+    matrix = pruned(np.random.default_rng(0), (8, 8), "half")
+    problem = Problem(
+        layout, layout, layouts.Window((1, 1)), np.arange(8) * layout.plane, matrix,
+        np.zeros(8, np.float32), 8 * layout.plane, 1, Epilogue(),
+    )  # fmt: skip
+    file = tmp_path / "choices.json"
+    first = choose.Chooser(build.machine(), 5.0, file)
+    config = first(problem)
+    assert first.times
+    first.save()
+    second = choose.Chooser(build.machine(), 5.0, file)
+    assert second(problem) == config
+    assert not second.times
