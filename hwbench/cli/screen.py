@@ -73,7 +73,8 @@ def _bars() -> Iterator[Show]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[label]}"),
     )
-    with Progress(*columns, console=err, transient=False) as bars:
+    # Drawn twice a second and no oftener: it runs beside what is being timed.
+    with Progress(*columns, console=err, refresh_per_second=2) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(phase: str, share: float, label: str) -> None:

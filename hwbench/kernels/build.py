@@ -16,6 +16,8 @@ from tvm.target import codegen
 
 from hwbench.errors import StageError, did_you_mean
 
+SYSTEMS = ("x86_64", "aarch64", "arm", "armv7a", "armv7l", "riscv64")
+"""First words of the systems we make code for; LLVM crashes on one it does not know."""
 FOREIGN = (RuntimeError, ValueError, TypeError, NotImplementedError, LookupError, AttributeError)
 """What TVM raises when it cannot do something (its own errors derive from these)."""
 
@@ -63,6 +65,10 @@ def machine(mcpu: str = "host", mtriple: str = "", threads: int = 1) -> Machine:
     host = str(codegen.llvm_get_system_cpu())
     name = host if mcpu == "host" else mcpu
     described: dict[str, Any] = {"kind": "llvm"}
+    if mtriple and mtriple.split("-")[0] not in SYSTEMS:
+        what = f"no code can be made for the system {mtriple!r}"
+        raise StageError("compile", what, expected="as in aarch64-linux-gnu",
+                         mend=did_you_mean(mtriple.split("-")[0], SYSTEMS))
     if mtriple:
         described["mtriple"] = mtriple
     try:

@@ -23,7 +23,7 @@ from hwbench.protocols import Backend
 from hwbench.records import Failure, MeasureSpec, PluginSpec, Process, TargetProfile
 from hwbench.worker.messages import Job, Settings
 
-SPINS = 50_000
+SPINS = 5_000
 """Turns of a double's loop: about a millisecond, as a small model takes."""
 
 Doubles = Mapping[str, Mapping[str, Any]]

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,8 @@ _LIBRARIES = (
     "numpy",
 )
 # The rooms whose code decides what is cached; a change of the report costs nobody a training.
-_MAKERS = ("workloads", "pruners", "compress", "export", "compile", "backends", "records")
+_MAKERS = ("workloads", "pruners", "compress", "export", "compile", "backends", "kernels")
+_MEASURERS = ("measure", "worker", "conditions", "connections", "meters", "stats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,23 @@ def versions() -> Mapping[str, str]:
 @functools.cache
 def stamp() -> str:
     """Return a hash of the software that makes what is cached, our own source included."""
+    return digest({"versions": versions(), "source": _source(_MAKERS)})
+
+
+@functools.cache
+def measuring_stamp() -> str:
+    """Return a hash of our own source that decides what a sitting gives."""
+    return _source(_MEASURERS)
+
+
+def _source(places: Sequence[str]) -> str:
     source = hashlib.sha256()
     package = Path(hwbench.__file__).parent
-    for maker in _MAKERS:
-        place = package / maker
+    for name in places:
+        place = package / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
             source.update(path.read_bytes())
-    return digest({"versions": versions(), "source": source.hexdigest()})
+    return source.hexdigest()
 
 
 def open_cache(place: Place) -> Cache:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwbench import files, measure
 from hwbench.errors import StageError
-from hwbench.pipeline.context import Context
+from hwbench.pipeline.context import Context, measuring_stamp
 from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
@@ -49,6 +49,7 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
             "fingerprint": conditions.fingerprint,
             "inputs": to_json(context.recipe.workload),
             "batch": context.recipe.batch,
+            "code": measuring_stamp(),
         }
     )
     if context.fresh:

@@ -140,16 +140,13 @@ def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("phase", ["prepare", "measure"])
 def test_killed_in_the_middle_it_goes_on_and_repeats_nothing(phase: str, tmp_path: Path) -> None:
     house = House.build(tmp_path)
-    running = house.start("bench", "--recipe", "smoke")
-    assert running.stderr is not None
-    marker = {"prepare": "channel", "measure": "measure on the target"}[phase]
-    for line in running.stderr:
-        if phase == "prepare" and finished(house, "compress"):
-            break
-        if marker in line:
-            break
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    with house.start("bench", "--recipe", "smoke") as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            trained = phase == "prepare" and finished(house, "compress")
+            if trained or "measure on the target" in line:
+                break
+        os.killpg(running.pid, signal.SIGKILL)
     assert not (tmp_path / "reports/latest").exists()
     before = finished(house, "compress")
     house.run("bench", "--recipe", "smoke")
@@ -161,26 +158,25 @@ def test_killed_in_the_middle_it_goes_on_and_repeats_nothing(phase: str, tmp_pat
 
 def test_ctrl_c_ends_everything_and_says_how_to_go_on(tmp_path: Path) -> None:
     house = House.build(tmp_path)
-    running = house.start("bench", "--recipe", "smoke")
-    assert running.stderr is not None
-    running.stderr.readline()
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    with house.start("bench", "--recipe", "smoke") as running:
+        assert running.stderr is not None
+        running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "the same command goes on" in said
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     house = House.build(tmp_path)
-    running = house.start("bench", "--recipe", "smoke")
-    assert running.stderr is not None
-    running.stderr.readline()
-    try:
-        refused = house.run("bench", "--recipe", "smoke", code=2)
-        assert "under way" in refused.stderr
-    finally:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+    with house.start("bench", "--recipe", "smoke") as running:
+        assert running.stderr is not None
+        running.stderr.readline()
+        try:
+            refused = house.run("bench", "--recipe", "smoke", code=2)
+            assert "under way" in refused.stderr
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 def finished(house: House, room: str) -> dict[str, int]:
