@@ -120,6 +120,8 @@ def decision(study: Study) -> None:
     """Print what was measured and what to ship."""
     table(f"{study.recipe.title} on {study.target.title}", report.rows(study))
     panel("Decision", study.decision.reason)
+    for note in study.notes:
+        out.print(f"note: {note}", style="dim", markup=False)
 
 
 def panel(title: str, text: str) -> None:

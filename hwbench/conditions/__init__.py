@@ -7,11 +7,14 @@ A reading that a platform does not offer is absent (None), never a made-up defau
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,13 +105,15 @@ def software(root: Path = ROOT) -> dict[str, Any]:
 def state(root: Path = ROOT) -> dict[str, Any]:
     """Return how the device feels now: cheap enough for before and after every visit.
 
-    Frequencies in Hz, the temperature in °C (of the hottest zone), counters in seconds or pages
-    since boot, memory in bytes. ``throttled`` holds the bits of a Raspberry Pi.
+    ``utc`` is the device's own clock (ISO 8601), frequencies in Hz, the temperature in °C (of the
+    hottest zone), counters in seconds or pages since boot, memory in bytes. ``throttled`` holds
+    the bits of a Raspberry Pi.
     """
     memory = parse_meminfo(_text(root, "proc/meminfo"))
     load = _text(root, "proc/loadavg").split()
     total, free = memory.get("SwapTotal"), memory.get("SwapFree")
     return {
+        "utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **_frequencies(root),
         "celsius": _hottest(root),
         "throttled": _throttled(root),
@@ -118,6 +123,10 @@ def state(root: Path = ROOT) -> dict[str, Any]:
         "free_memory": memory.get("MemAvailable"),
         "swap_used": None if total is None or free is None else total - free,
         "swapped_pages": parse_vmstat(_text(root, "proc/vmstat")),
+        "free_disk": _free_disk(root),
+        "clock_source": _line(
+            root, "sys/devices/system/clocksource/clocksource0/current_clocksource"
+        ),
     }
 
 
@@ -268,6 +277,16 @@ def _cgroup(root: Path) -> dict[str, float | None]:
             held = parse_held(_text(root, f"{folder}/cpu.stat"))
             return {"cgroup_cores": parse_cpu_max(limit), "cgroup_throttled": held}
     return {"cgroup_cores": None, "cgroup_throttled": None}
+
+
+def _free_disk(root: Path) -> int | None:
+    """Where sessions keep their files; a recorded tree has no disk of its own."""
+    if root != ROOT:
+        return None
+    try:
+        return shutil.disk_usage(tempfile.gettempdir()).free
+    except OSError:
+        return None
 
 
 def _version(distribution: str) -> str | None:

@@ -65,10 +65,15 @@ def machine(mcpu: str = "host", mtriple: str = "", threads: int = 1) -> Machine:
     host = str(codegen.llvm_get_system_cpu())
     name = host if mcpu == "host" else mcpu
     described: dict[str, Any] = {"kind": "llvm"}
-    if mtriple and mtriple.split("-")[0] not in SYSTEMS:
+    system = mtriple.partition("-")[0]
+    if mtriple and system not in SYSTEMS:
         what = f"no code can be made for the system {mtriple!r}"
-        raise StageError("compile", what, expected="as in aarch64-linux-gnu",
-                         mend=did_you_mean(mtriple.split("-")[0], SYSTEMS))
+        raise StageError(
+            "compile",
+            what,
+            expected="as in aarch64-linux-gnu",
+            mend=did_you_mean(system, SYSTEMS),
+        )
     if mtriple:
         described["mtriple"] = mtriple
     try:

@@ -20,6 +20,9 @@ from hwbench.kernels.layouts import Window
 Array = NDArray[Any]
 
 
+POINT = Window((1, 1))
+
+
 @dataclass(slots=True)
 class Step:
     """One operator after fusion.
@@ -35,7 +38,7 @@ class Step:
     inputs: list[str]
     output: str
     node: onnx.NodeProto
-    window: Window = Window((1, 1))
+    window: Window = POINT
     groups: int = 1
     weights: Array | None = None
     bias: Array | None = None

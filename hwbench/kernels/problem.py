@@ -76,6 +76,16 @@ class Problem:
         return float(np.count_nonzero(self.matrix)) / max(self.matrix.size, 1)
 
     @property
+    def block_density(self) -> tuple[float, float]:
+        """Share of weights that blocks of 2 and of 4 rows store."""
+        stored = []
+        for height in (2, 4):
+            whole = self.matrix[: self.rows // height * height]
+            blocks = whole.reshape(-1, height, self.matrix.shape[1])
+            stored.append(float((blocks != 0).any(1).mean()) if whole.size else 1.0)
+        return stored[0], stored[1]
+
+    @property
     def flops(self) -> float:
         """Floating-point operations of the dense layer, two a multiply-add."""
         pixels = self.target.height * self.target.width
@@ -92,11 +102,10 @@ class Problem:
         s, t = self.source, self.target
         kinds = f"{type(s).__name__}{s.height}x{s.width} {type(t).__name__}{t.height}x{t.width}"
         shape = f"{self.rows}x{self.matrix.shape[1]} {self.window.kernel} {self.window.stride}"
-        pairs = self.matrix[: self.rows // 4 * 4].reshape(-1, 4, self.matrix.shape[1])
-        blocks = float((pairs != 0).any(1).mean()) if pairs.size else 1.0
+        pairs, fours = self.block_density
         return (
-            f"{kinds} {shape} n{self.images} L{t.lanes} t{self.threads} r{self.epilogue.residual} "
-            f"{self.density:.2f}/{blocks:.2f}"
+            f"{kinds} {shape} n{self.images} L{t.lanes} t{self.threads} "
+            f"{self.density:.1f}/{pairs:.1f}/{fours:.1f}"
         )
 
 
@@ -165,6 +174,9 @@ def _overlapping(walk: layouts.Tiles, lanes: int) -> bool:
     return bool(np.diff(np.sort(spots)).min(initial=lanes) < lanes)
 
 
+NOTHING = Epilogue()
+
+
 @dataclass(frozen=True, slots=True)
 class Windowed:
     """A depthwise convolution or pooling over planes; see `stencils.WindowShape`."""
@@ -178,7 +190,7 @@ class Windowed:
     x_planes: int
     channels: int
     images: int
-    epilogue: Epilogue = Epilogue()
+    epilogue: Epilogue = NOTHING
     weights: NDArray[np.float32] | None = None
     bias: NDArray[np.float32] | None = None
     table: NDArray[np.float32] | None = None

@@ -10,6 +10,9 @@ from tvm.script.ir_builder import tirx as T
 from hwbench.kernels.layouts import Blocked, Layout
 from hwbench.kernels.template import Epilogue, activate, argument, finish, halo
 
+WIDE = 16
+"""Elements that a change of layout gathers at a time, where whole vectors are written."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowShape:
@@ -67,6 +70,7 @@ def window_kernel(name: str, s: WindowShape) -> tirx.PrimFunc:
                             at = v * s.lanes + lane
                             value = x[x_start + tx[tile] + (tap + vx) + lane]
                             if weights is not None:
+                                assert bias is not None
                                 before = bias[channel] if t == 0 else sums[at]
                                 value = before + weights[channel * len(s.taps) + t] * value
                             elif t and s.kind == "max":
@@ -155,7 +159,9 @@ def move_kernel(name: str, m: Move) -> tirx.PrimFunc:
             image, channel = number // m.channels, number % m.channels
             x_start = image * m.x_image + channel * m.x_channel
             y_start = image * m.y_image + channel * m.y_channel
-            with T.serial(0, m.entries) as entry:
+            width = WIDE if m.entries % WIDE == 0 else 1
+            with T.serial(0, m.entries // width) as part, T.vectorized(0, width) as lane:
+                entry = part * width + lane
                 place = table[entry]
                 if m.padded:
                     value = x[x_start + T.max(place, 0)]

@@ -100,9 +100,10 @@ def _clip(value: Any, low: float | None, high: float | None) -> Any:
 
 
 def sparse_kernel(name: str, shape: Shape) -> tirx.PrimFunc:
-    """Return the kernel ``(x, tap offsets, tile x, tile y, blocks, rows, steps, offsets, values,
-    bias[, mask][, residual], y)``.
+    """Return the kernel that a shape describes.
 
+    Its arguments are ``(x, tap offsets, tile x, tile y, blocks, rows, steps, offsets, values,
+    bias[, mask][, residual], y)``.
     ``y[row, tile] = activation(bias[row] + sum value * x[tile + offset] + residual[row, tile])``.
     With ``pack``, each tile's taps of a K block are copied side by side first (im2col of one
     tile), and offsets count vectors of taps instead.

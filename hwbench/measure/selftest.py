@@ -53,24 +53,26 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: sittings of A/A with so many copies each, pairs a slow-down."""
+    """How much is measured: sittings of A/A with so many copies each; the same a slow-down.
+
+    ``crowded`` are the slow-downs that are looked for beside a co-runner on the same core.
+    """
 
     sittings: int
     copies: int
-    pairs: int
+    slow_sittings: int
+    slow_copies: int
     slower: tuple[float, ...]
-    spec: MeasureSpec
+    crowded: tuple[float, ...]
 
+
+QUICK = Plan(1, 4, 1, 1, (0.05,), (0.05,))
+FULL = Plan(24, 12, 10, 3, (0.01, 0.02, 0.03, 0.05), (0.02, 0.03))
 
 _BASE = MeasureSpec(policy="selftest", warmup_seconds=1.0, timeout=30.0, max_time=120.0)
-QUICK = Plan(1, 4, 1, (0.05,), dataclasses.replace(_BASE, generations=3, looks=(12,)))
-FULL = Plan(
-    25,
-    12,
-    30,
-    (0.01, 0.02, 0.03, 0.05),
-    dataclasses.replace(_BASE, generations=5, looks=(12, 25), half_width=0.01),
-)
+COARSE = dataclasses.replace(_BASE, generations=3, looks=(12,))
+FINE = dataclasses.replace(_BASE, generations=5, looks=(12, 25), half_width=0.01)
+"""What 2 % and less is looked for with; COARSE is enough for more."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -79,15 +81,11 @@ FULL = Plan(
 
 def judge_same(trials: Sequence[Trial]) -> Row:
     """Return how often identical doubles were told apart at 99 % (FASTER or SLOWER)."""
-    found = [
-        stats.verdict(t.interval(name), MARGIN)
-        for t in trials
-        for name in t.doubles
-        if name.startswith("same")
-    ]
+    intervals = [i for t in trials for i in _twins(t)]
+    found = [stats.verdict(i, MARGIN) for i in intervals]
     alarms = sum(v in (stats.Verdict.FASTER, stats.Verdict.SLOWER) for v in found)
     equal = sum(v is stats.Verdict.EQUIVALENT for v in found)
-    widths = [t.interval(n).half_width for t in trials for n in t.doubles if n.startswith("same")]
+    widths = [i.half_width for i in intervals]
     said = f"{alarms} false alarms, {equal} equivalent within {MARGIN:.0%}"
     if widths:
         said += f", half-width {statistics.median(widths):.2%} (99 %, median)"
@@ -100,6 +98,17 @@ def judge_same(trials: Sequence[Trial]) -> Row:
         alarms <= len(found) // 100,
         sum(t.seconds for t in trials),
     )
+
+
+def _twins(found: Trial) -> list[stats.Interval]:
+    """Return the 99 % intervals of everything that is identical to R: S and the copies."""
+    with_shadow = {**found.doubles, "same, S": found.shadow}
+    spread = stats.pooled_spread(with_shadow.values(), found.reference)
+    return [
+        stats.ratio(processes, found.reference, _DECIDE, spread)
+        for name, processes in with_shadow.items()
+        if name.startswith("same")
+    ]
 
 
 def judge_slower(trials: Sequence[Trial], share: float, where: str = "") -> Row:
@@ -172,9 +181,7 @@ def plant(found: Trial, change: Callable[[str, Process, Visit], float]) -> Trial
 
     def all_of(name: str, processes: Sequence[Process]) -> tuple[Process, ...]:
         return tuple(
-            dataclasses.replace(
-                p, visits=tuple(_scaled(v, change(name, p, v)) for v in p.visits)
-            )
+            dataclasses.replace(p, visits=tuple(_scaled(v, change(name, p, v)) for v in p.visits))
             for p in processes
         )
 
@@ -229,7 +236,7 @@ def run(target: TargetProfile, full: bool, show: Show) -> Iterator[Row]:
         for share in plan.slower:
             yield judge_slower(_slow(device, plan, share, show), share)
         if target.connection is not None and target.connection.kind == "local":
-            yield from _crowded(device, plan, full, show)
+            yield from _crowded(device, plan, show)
         yield overhead(stats.level(same[0].reference).estimate)
 
 
@@ -240,7 +247,7 @@ def _same(device: Device, plan: Plan, show: Show) -> tuple[list[Trial], Trial]:
     for number in range(plan.sittings):
         show(0.5 * number / plan.sittings, f"A/A, sitting {number + 1} of {plan.sittings}")
         doubles = copies if number else {**copies, "killed": {"fault": "die", "at": 60}}
-        spec = dataclasses.replace(plan.spec, seed=number)
+        spec = dataclasses.replace(COARSE, seed=number)
         found.append(trial.run(device, doubles, spec))
     return [dataclasses.replace(t, doubles=_named(t, "same")) for t in found], found[0]
 
@@ -251,29 +258,27 @@ def _planted(same: Sequence[Trial]) -> Iterator[Row]:
     # A generation counts for one of n: that much of the offset stays, and the interval knows it.
     share = _OFFSET / max(len(first.reference), 1) + 0.002
     yield judge_planted(first, offset(first), "2 % offset of one process (planted)", share)
-    yield judge_planted(first, order(first), "the first of a round 5 % slower (planted)", 0.005)
+    yield judge_planted(first, order(first), "the first of a round 5 % slower (planted)", 0.01)
 
 
 def _slow(
-    device: Device,
-    plan: Plan,
-    share: float,
-    show: Show,
-    affinity: Sequence[int] = (),
-    spec: MeasureSpec | None = None,
+    device: Device, plan: Plan, share: float, show: Show, affinity: Sequence[int] = ()
 ) -> list[Trial]:
     found = []
-    for number in range(plan.pairs):
-        show(0.5, f"{share:.0%} slower, pair {number + 1} of {plan.pairs}")
-        chosen = dataclasses.replace(spec or plan.spec, seed=number)
-        found.append(trial.run(device, {"slow": {"slower": share}}, chosen, affinity))
+    spec = FINE if share <= MARGIN else COARSE
+    doubles = {f"slow {n}": {"slower": share} for n in range(plan.slow_copies)}
+    for number in range(plan.slow_sittings):
+        label = f"{share:.0%} slower, sitting {number + 1} of {plan.slow_sittings}"
+        show(0.5, label + (", beside a co-runner" if affinity else ""))
+        chosen = dataclasses.replace(spec, seed=number)
+        found.append(trial.run(device, doubles, chosen, affinity))
     return found
 
 
-def _crowded(device: Device, plan: Plan, full: bool, show: Show) -> Iterator[Row]:
+def _crowded(device: Device, plan: Plan, show: Show) -> Iterator[Row]:
     core = min(os.sched_getaffinity(0))
     with _co_runner(core):
-        for share in (0.02, 0.03) if full else (0.05,):
+        for share in plan.crowded:
             found = _slow(device, plan, share, show, (core,))
             yield judge_slower(found, share, ", with a co-runner on the same core")
 

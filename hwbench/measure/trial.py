@@ -23,7 +23,7 @@ from hwbench.protocols import Backend
 from hwbench.records import Failure, MeasureSpec, PluginSpec, Process, TargetProfile
 from hwbench.worker.messages import Job, Settings
 
-SPINS = 5_000
+SPINS = 25_000
 """Turns of a double's loop: about a millisecond, as a small model takes."""
 
 Doubles = Mapping[str, Mapping[str, Any]]
@@ -107,6 +107,11 @@ def run(
         failures,
         time.monotonic() - since,
     )
+
+
+def job(device: Device, spins: int = SPINS) -> Job:
+    """Return the job of one double."""
+    return _job("double", _shipped(device), {"spins": spins})
 
 
 def _shipped(device: Device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
     Answers,
+    CompiledModel,
     Conditions,
     Decision,
     Failure,
@@ -35,26 +37,19 @@ DISAGREES = 1e-3
 def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> Sitting:
     """Return the sitting in which everything that is ready was measured, cached by what decides it.
 
-    The dense model on the first backend that compiled it is the reference.
+    The dense model on the first backend that compiled it is the reference. A cached sitting says
+    in its notes when it was.
     """
     compiled = [p.compiled for p in ready if p.compiled is not None]
     reference = next(c for c in compiled if c.candidate.compression.is_dense)
     inputs = split(context, "validation")
-    key = digest(
-        {
-            "artifacts": sorted({c.digest for c in compiled}),
-            "reference": reference.digest,
-            "spec": to_json(context.spec),
-            "target": to_json(context.target),
-            "fingerprint": conditions.fingerprint,
-            "inputs": to_json(context.recipe.workload),
-            "batch": context.recipe.batch,
-            "code": measuring_stamp(),
-        }
-    )
-    if context.fresh:
+    key = _sitting_key(context, compiled, reference, conditions)
+    kept = context.cache.find("measure", key, Sitting)
+    if kept is not None and context.fresh:
+        # A finished sitting goes; one that was interrupted is gone on with.
         context.cache.forget("measure", key)
-    sitting = context.cache.make(
+        kept = None
+    sitting = kept or context.cache.make(
         "measure",
         key,
         Sitting,
@@ -70,7 +65,31 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
         resume=True,
     )
     _keep_samples(context.cache.folder("measure", key), context.run.folder / "samples")
-    return sitting
+    if kept is None:
+        return sitting
+    when = sitting.before.state.get("utc", "an earlier run")
+    note = f"nothing changed since {when}: the measurements of then are shown (--fresh repeats)"
+    return dataclasses.replace(sitting, notes=(note, *sitting.notes))
+
+
+def _sitting_key(
+    context: Context,
+    compiled: Sequence[CompiledModel],
+    reference: CompiledModel,
+    conditions: Conditions,
+) -> str:
+    return digest(
+        {
+            "artifacts": sorted({c.digest for c in compiled}),
+            "reference": reference.digest,
+            "spec": to_json(context.spec),
+            "target": to_json(context.target),
+            "fingerprint": conditions.fingerprint,
+            "inputs": to_json(context.recipe.workload),
+            "batch": context.recipe.batch,
+            "code": measuring_stamp(),
+        }
+    )
 
 
 def _keep_samples(kept: Path, folder: Path) -> None:
@@ -150,7 +169,7 @@ def _result(
         layers=prepared.compiled.layers,
         artifact=prepared.compiled.digest,
         fingerprint=sitting.before.fingerprint,
-        measured_at=str(sitting.before.state.get("time", "")),
+        measured_at=str(sitting.before.state.get("utc", "")),
     )
 
 

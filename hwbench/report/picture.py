@@ -64,9 +64,12 @@ def _panel(axes: Axes, study: Study, flat: plane.Plane) -> None:
             axes.annotate(
                 word,
                 (point.x, point.y),
-                xytext=(0, 9),
+                # Above and below: the two are often neighbours, and their points crowded.
+                xytext=(0, 22 if word == "chosen" else -22),
                 textcoords="offset points",
                 ha="center",
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": _INK, "linewidth": 0.6},
                 fontsize=9,
                 fontweight="bold",
                 color=_INK,

@@ -145,7 +145,7 @@ def convolution(c: dict[str, Any], seed: int = 0) -> tuple[onnx.ModelProto, np.n
     nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], kernel_shape=c["kernel"], **given_)]
     after = c["after"] or "Identity"
     if after == "Clip":
-        weights |= {"low": np.float32(0).reshape(()), "high": np.float32(1.5).reshape(())}
+        weights |= {"low": np.array(0, np.float32), "high": np.array(1.5, np.float32)}
         nodes.append(helper.make_node("Clip", ["c", "low", "high"], ["y"]))
     else:
         nodes.append(helper.make_node(after, ["c"], ["y"]))
@@ -260,9 +260,7 @@ def block(rng: np.random.Generator, size: int, channels: int) -> tuple[onnx.Mode
     nodes.append(helper.make_node("Relu", ["sum"], ["sr"]))
     conv("sr", "e", channels + 3, channels + 3, 3)
     nodes.append(helper.make_node("Add", ["e", "sr"], ["f"]))
-    nodes.append(
-        helper.make_node("MaxPool", ["f"], ["p"], kernel_shape=[2, 2], strides=[2, 2])
-    )
+    nodes.append(helper.make_node("MaxPool", ["f"], ["p"], kernel_shape=[2, 2], strides=[2, 2]))
     nodes.append(helper.make_node("Sigmoid", ["p"], ["g"]))
     nodes.append(helper.make_node("GlobalAveragePool", ["g"], ["mean"]))
     nodes.append(helper.make_node("Flatten", ["mean"], ["flat"]))
@@ -290,7 +288,7 @@ def test_attention(tmp_path: Path) -> None:
     tokens, wide = 9, 12
     weights = {n: pruned(rng, (wide, wide), "half") for n in ("q", "k", "v", "o")}
     weights |= {"s": np.ones(wide, np.float32), "h": rng.random(wide).astype(np.float32)}
-    weights["scale"] = np.float32(0.3).reshape(())
+    weights["scale"] = np.array(0.3, np.float32)
     nodes = [
         helper.make_node("LayerNormalization", ["x", "s", "h"], ["n"], axis=-1),
         *(helper.make_node("MatMul", ["n", w], [f"n{w}"]) for w in ("q", "k", "v")),
@@ -371,9 +369,7 @@ def test_encoding_holds_the_matrix(
     zeros=st.sampled_from(KINDS), lanes=st.sampled_from([4, 8, 16]),
 )  # fmt: skip
 @settings(deadline=None)
-def test_slices_hold_the_matrix(
-    rows: int, columns: int, seed: int, zeros: str, lanes: int
-) -> None:
+def test_slices_hold_the_matrix(rows: int, columns: int, seed: int, zeros: str, lanes: int) -> None:
     matrix = pruned(np.random.default_rng(seed), (rows, columns), zeros)
     coded = encode.sell(matrix, lanes)
     whole = np.zeros((rows + 1, columns))

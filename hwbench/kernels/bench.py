@@ -1,0 +1,322 @@
+"""Our kernels beside ONNX Runtime on whole networks: ``make bench-kernels``.
+
+Every ratio is paired: the two run in turns in one process. *Cold* is one call each, as in a
+stream where something else runs in between; *warm* is the last of several calls in a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from hwbench import registry
+from hwbench.kernels import build, graph, roofs
+from hwbench.protocols import Backend, Session
+from hwbench.records import (
+    Candidate,
+    CompressionSpec,
+    ExportSpec,
+    Layer,
+    LayerNote,
+    OnnxModel,
+    PluginSpec,
+    TargetProfile,
+    TrainSpec,
+    WorkloadSpec,
+)
+
+WARM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One network at one sparsity: medians in seconds, ratios of ORT's time over ours."""
+
+    network: str
+    pattern: str
+    ort: float
+    ours: float
+    cold: float
+    spread: tuple[float, float]
+    warm: float
+    int8: float | None
+    error: float
+    compiled: float
+    """Seconds to choose and compile the kernels."""
+
+
+def prune(model: onnx.ModelProto, sparsity: float, rows: int = 1) -> onnx.ModelProto:
+    """Return a copy with so many zeros in every layer but depthwise ones and the stem.
+
+    Blocks of `rows` outputs live or die together, by the sum of their magnitudes.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    operators = {n.input[1]: n.op_type for n in made.graph.node if len(n.input) > 1}
+    turned = {
+        n.input[1]
+        for n in made.graph.node
+        if n.op_type == "MatMul"
+        or (n.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in n.attribute))
+    }
+    for initializer in made.graph.initializer:
+        if operators.get(initializer.name) not in ("Conv", "Gemm", "MatMul"):
+            continue
+        array = numpy_helper.to_array(initializer)
+        if array.ndim < 2 or (array.ndim == 4 and array.shape[1] <= 3):
+            continue
+        zeroed = _zeroed(array.T if initializer.name in turned else array, sparsity, rows)
+        zeroed = zeroed.T if initializer.name in turned else zeroed
+        initializer.CopyFrom(
+            numpy_helper.from_array(np.ascontiguousarray(zeroed), initializer.name)
+        )
+    return made
+
+
+def _zeroed(array: NDArray[Any], sparsity: float, rows: int) -> NDArray[Any]:
+    flat = array.reshape(len(array), -1).copy()
+    if len(flat) % rows:
+        return array
+    blocks = flat.reshape(len(flat) // rows, rows, -1)
+    size = np.abs(blocks).sum(1)
+    gone = int(size.size * sparsity)
+    if gone:
+        limit = np.partition(size.reshape(-1), gone - 1)[gone - 1]
+        blocks *= (size > limit)[:, None, :]
+    zeroed: NDArray[Any] = blocks.reshape(array.shape)
+    return zeroed
+
+
+def exported(name: str) -> onnx.ModelProto:
+    """Return a network of the zoo as ONNX with a free batch."""
+    import torch
+
+    from hwbench.kernels import zoo
+
+    model, shape = zoo.network(name)
+    logging.disable(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(2, *shape),),
+            input_names=["x"],
+            output_names=["y"],
+            opset_version=20,
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    logging.disable(logging.NOTSET)
+    assert program is not None
+    document: onnx.ModelProto = program.model_proto
+    return document
+
+
+def session(model: bytes | str, threads: int) -> Any:
+    """Return an ONNX Runtime session that does not spin."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def quantized(path: Path, x: NDArray[np.float32]) -> Path:
+    """Return the QDQ model (u8 activations, s8 weights per channel), calibrated on `x`."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Once(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = [{"x": x}]
+
+        def get_next(self) -> dict[str, Any] | None:
+            return self.left.pop() if self.left else None
+
+    ready, made = path.with_suffix(".pre.onnx"), path.with_suffix(".int8.onnx")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    quant_pre_process(str(path), str(ready))
+    quantize_static(
+        str(ready), str(made), Once(), per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    logging.disable(before)
+    return made
+
+
+def race(calls: Sequence[Callable[[], Any]], rounds: int, warm: int) -> NDArray[np.float64]:
+    """Return seconds (rounds, calls): the last of `warm` calls in a row, in turns."""
+    taken = np.zeros((rounds + 3, len(calls)))
+    for turn in range(rounds + 3):
+        for index, call in enumerate(calls):
+            for _ in range(warm - 1):
+                call()
+            start = time.perf_counter()
+            call()
+            taken[turn, index] = time.perf_counter() - start
+    return taken[3:]
+
+
+def compare(
+    name: str,
+    pattern: str,
+    model: onnx.ModelProto,
+    x: NDArray[np.float32],
+    threads: int,
+    rounds: int,
+    *,
+    int8: bool,
+    why: bool,
+) -> Line:
+    """Return one line of the table; with `why`, print what each layer became as well."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.onnx"
+        onnx.save(model, str(path))
+        since = time.perf_counter()
+        ours, notes = _ours(path, x, threads)
+        compiled = time.perf_counter() - since
+        theirs = session(str(path), threads)
+        calls: list[Callable[[], Any]] = [lambda: theirs.run(None, {"x": x}), ours.invoke]
+        if int8:
+            small = session(str(quantized(path, x)), threads)
+            calls.append(lambda: small.run(None, {"x": x}))
+        expected = theirs.run(None, {"x": x})[0]
+        ours.invoke()
+        error = float(np.abs(ours.outputs()[0] - expected).max() / np.abs(expected).max())
+        cold, warm = race(calls, rounds, 1), race(calls, max(rounds // 2, 5), WARM)
+    for note in notes if why else ():
+        _say(f"    {note.layer}: {note.why}")
+    ratios = cold[:, 0] / cold[:, 1]
+    middle = np.median(cold, axis=0)
+    low, high = np.percentile(ratios, [10, 90])
+    return Line(
+        name,
+        pattern,
+        middle[0],
+        middle[1],
+        float(np.median(ratios)),
+        (low, high),
+        float(np.median(warm[:, 0] / warm[:, 1])),
+        float(np.median(cold[:, 0] / cold[:, 2])) if int8 else None,
+        error,
+        compiled,
+    )
+
+
+def _ours(
+    path: Path, x: NDArray[np.float32], threads: int
+) -> tuple[Session, tuple[LayerNote, ...]]:
+    """Return a session of the ``tvm_sparse`` backend, ready to be called, and its notes."""
+    backend: Backend = registry.create("backends", "tvm_sparse")
+    export = ExportSpec(CompressionSpec(WorkloadSpec("bench"), TrainSpec(epochs=0)))
+    layers = tuple(_layer(s) for s in graph.read(path, len(x)).steps if s.weights is not None)
+    shape = x.shape[1:]
+    model = OnnxModel(
+        export, path, "", "x", shape, "float32", ("y",), layers, 0, 0, 0, 0, 0.0, 20
+    )  # fmt: skip
+    of = Candidate(export, PluginSpec("tvm_sparse"), "local-cpu", len(x), threads)
+    here = TargetProfile(
+        "local-cpu", "", "", "host", threads, 0, (), None, "", threads, (), (), 1, None, (), None
+    )
+    entry = backend.compile(model, of, here, path.parent)
+    ready = backend.load(path.parent / entry, threads)
+    ready.set_inputs([x])
+    return ready, backend.eligible(model)
+
+
+def _layer(step: graph.Step) -> Layer:
+    weights = step.weights
+    assert weights is not None
+    return Layer(
+        step.layer,
+        step.node.op_type,
+        weights.shape,
+        step.groups,
+        weights.size,
+        int(np.count_nonzero(weights)),
+        0,
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+HEAD = """\
+| network | pattern | ORT fp32 | ours | × cold (10–90 %) | × warm | ORT int8 × | error | compiled |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def _line(line: Line) -> str:
+    int8 = f"{line.int8:.2f}" if line.int8 is not None else "–"
+    return (
+        f"| {line.network} | {line.pattern} | {line.ort * 1e3:.2f} ms | {line.ours * 1e3:.2f} ms | "
+        f"**{line.cold:.2f}** ({line.spread[0]:.2f}–{line.spread[1]:.2f}) | {line.warm:.2f} | "
+        f"{int8} | {line.error:.0e} | {line.compiled:.0f} s |"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the roofs of this core and a table."""
+    parser = argparse.ArgumentParser(prog="python -m hwbench.kernels.bench", description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "mobilenet_v1"])
+    parser.add_argument(
+        "--patterns", nargs="+", default=["0", "50", "70", "80", "90", "95", "2x1:90", "4x1:90"],
+        help="per cent of zeros, after NxM: for blocks of N outputs",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--int8", action="store_true", help="ONNX Runtime int8 (QDQ) as well")
+    parser.add_argument("--why", action="store_true", help="explain every layer")
+    given = parser.parse_args(arguments)
+    made = build.machine(threads=given.threads)
+    found = {name: f"{rate / 1e9:.0f}" for name, rate in roofs.measure(made).items()}
+    _say(f"{made.mcpu}, {given.threads} thread(s), GFLOP/s with one factor from: {found}")
+    _say(HEAD)
+    for name in given.networks:
+        model = exported(name)
+        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
+        # The MLP's tokens are its batch; every other network gets one image.
+        x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+        for pattern in given.patterns:
+            block, _, share = pattern.rpartition(":")
+            pruned = prune(model, float(share) / 100, int(block.split("x")[0]) if block else 1)
+            _say(
+                _line(
+                    compare(
+                        name,
+                        pattern,
+                        pruned,
+                        x,
+                        given.threads,
+                        given.rounds,
+                        int8=given.int8,
+                        why=given.why,
+                    )
+                )
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What this core can do at best: multiply-adds from registers, from L1, from L2, from memory."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import tirx as T
+
+from hwbench.kernels.build import Machine
+from hwbench.kernels.template import argument, finish
+
+ACCUMULATORS = 12
+SIZES = {"L1": 16 << 10, "L2": 384 << 10, "memory": 256 << 20}
+"""Bytes that are read over and over; the last is beyond every cache."""
+
+
+def measure(made: Machine) -> dict[str, float]:
+    """Return FLOP/s by where one factor comes from: ``registers``, ``L1``, ``L2``, ``memory``.
+
+    Each multiply-add from a cache reads one vector, which is what an unstructured layer does.
+    """
+    found = {"registers": _fastest(made, 4096, 2000, reading=False)}
+    for name, size in SIZES.items():
+        count = size // 4
+        found[name] = _fastest(made, count, max((64 << 20) // size, 1), reading=True)
+    return found
+
+
+def _fastest(made: Machine, count: int, repeats: int, *, reading: bool) -> float:
+    lanes = made.lanes
+    steps = count // (ACCUMULATORS * lanes)
+
+    def body() -> None:
+        x, y = argument("x", count), argument("y", ACCUMULATORS * lanes)
+        sums = T.alloc_buffer((ACCUMULATORS * lanes,), "float32", scope="local")
+        for a in range(ACCUMULATORS):
+            with T.vectorized(0, lanes) as lane:
+                T.buffer_store(sums, x[lane], [a * lanes + lane])
+        with T.serial(0, repeats), T.serial(0, steps) as step:
+            for a in range(ACCUMULATORS):
+                with T.vectorized(0, lanes) as lane:
+                    at = a * lanes + lane
+                    half = T.float32(0.5)
+                    if reading:
+                        value = sums[at] + x[step * (ACCUMULATORS * lanes) + at] * half
+                    else:
+                        value = sums[at] * half + half
+                    T.buffer_store(sums, value, [at])
+        for a in range(ACCUMULATORS):
+            with T.vectorized(0, lanes) as lane:
+                T.buffer_store(y, sums[a * lanes + lane], [a * lanes + lane])
+
+    module = tvm.IRModule({"roof": finish(body, "roof")})
+    call: Any = tvm.compile(module, target=made.target)["roof"]
+    x = tvm.runtime.tensor(np.ones(count, np.float32))
+    y = tvm.runtime.tensor(np.zeros(ACCUMULATORS * lanes, np.float32))
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        call(x, y)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * repeats * steps * ACCUMULATORS * lanes / best
