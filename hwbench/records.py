@@ -69,6 +69,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             ),
             Metric("process_memory", "B", "lower", "Process memory", "peak resident memory, gross"),
             Metric("energy", "J", "lower", "Energy", "joules per inference"),
+            Metric(
+                "energy_ops",
+                "J",
+                "lower",
+                "Energy by operations",
+                "multiply-adds and bytes of weights times energy per operation: ranks, no more",
+            ),
             Metric("artifact_bytes", "B", "lower", "Artifact", "bytes of the files to ship"),
             Metric("parameters", "count", "lower", "Parameters", "weights in the ONNX file"),
             Metric(
@@ -90,7 +97,9 @@ class Value:
     """One number with its source; or the reason why there is none (``value is None``).
 
     ``low`` and ``high`` bound a 95 % interval where there is one; ``note`` says what kind of
-    meter, phase or convention produced it.
+    meter, phase or convention produced it. ``tier`` is the meter's (meter, counter, model,
+    proxy; energy only): tiers are never compared. ``generations`` holds one figure a generation
+    of fresh processes, where there are such: what else it might have been is drawn from them.
     """
 
     metric: str
@@ -100,6 +109,8 @@ class Value:
     high: float | None = None
     reason: str = ""
     note: str = ""
+    tier: str = ""
+    generations: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a missing number without a reason, and a metric nobody knows."""
@@ -259,7 +270,8 @@ class CompressedModel:
     """A trained set of weights on disk: ``weights.safetensors`` and ``structure.json``.
 
     ``scores`` holds validation scores by the moment they were taken (``trained`` for the dense
-    model; else ``pruned``, ``bn_reestimated``, ``finetuned``); ``notes`` what was left alone and why.
+    model; else ``pruned``, ``bn_reestimated``, ``finetuned``); ``notes`` what was left alone and
+    why.
     """
 
     spec: CompressionSpec
@@ -393,13 +405,18 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """Peak resident memory of a fresh process (``VmHWM``, bytes) at its phases."""
+    """Peak resident memory of a fresh process (``VmHWM``, bytes) at its phases.
+
+    ``variants`` holds the model's share (less the empty runtime) with other settings of the
+    runtime, by what is different: ``{"without the arena": 812_000}``.
+    """
 
     after_import: int
     after_load: int
     after_first: int
     after_runs: int
     empty_runtime: int | None = None
+    variants: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,8 +496,29 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """The latency of one candidate over that of another, both of one sitting.
+
+    ``other`` is the other's candidate key; ``ratio`` below 1 means faster, ``low`` and ``high``
+    bound its 99 % interval (None: unbounded). ``verdict`` (faster, slower, equivalent,
+    ambiguous) is corrected for all comparisons decided together; ``detectable`` is the smallest
+    effect that would have been found 9 times of 10.
+    """
+
+    other: str
+    ratio: float
+    low: float | None
+    high: float | None
+    verdict: str
+    detectable: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """One candidate's row: its values, or why it has none."""
+    """One candidate's row: its values, or why it has none.
+
+    ``beside`` is its latency over that of R, the dense model that the sitting refers to.
+    """
 
     candidate: Candidate
     values: Mapping[str, Value]
@@ -490,6 +528,7 @@ class Result:
     artifact: str = ""
     fingerprint: str = ""
     measured_at: str = ""
+    beside: Beside | None = None
 
     def number(self, metric: str) -> float | None:
         """Return the plain number of a metric, or None where it is missing."""
@@ -608,12 +647,17 @@ class TargetProfile:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one candidate stands: on the front, dominated (by whom), out, or chosen."""
+    """Where one candidate stands: on the front, dominated (by whom), out, or chosen.
+
+    ``on_front`` is the probability of being on the front, by bootstrap over the generations;
+    None where it cannot be told.
+    """
 
     candidate: str
     status: Literal["chosen", "front", "dominated", "missing", "failed"]
     meets_goals: bool
     reasons: tuple[str, ...] = ()
+    on_front: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -622,6 +666,8 @@ class Decision:
 
     ``chosen`` and ``dense`` are candidate keys; ``chosen`` is None when no candidate meets the
     goals. ``test`` holds the test split's score of the chosen and of the dense model, read once.
+    ``confirmed`` is how the chosen model did head to head with its rivals, in fresh processes;
+    ``proxies`` says in sentences what would change if the numbers that are proxies were off.
     """
 
     target: str
@@ -632,6 +678,8 @@ class Decision:
     reason: str
     standings: tuple[Standing, ...]
     test: Mapping[str, Value] = field(default_factory=dict)
+    confirmed: tuple[Beside, ...] = ()
+    proxies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 REQUIRES: Mapping[str, str] = {"onnxruntime": "onnxruntime>=1.31,<2"}
 
+MEMORY_VARIANTS: Mapping[str, Mapping[str, Any]] = {"without its arena": {"arena": False}}
+"""Options with which memory is read as well: the arena trades memory for time."""
+
 _WHY = "ONNX Runtime multiplies zeros like any other number: no speed-up expected from them"
 
 
@@ -120,7 +123,7 @@ class OrtBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, beside["level"])
-        options.enable_cpu_mem_arena = beside["arena"]
+        options.enable_cpu_mem_arena = beside["arena"] and self._options.arena
         options.log_severity_level = 3
         for key, value in beside["entries"].items():
             options.add_session_config_entry(key, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,17 @@ class SparseBackend:
 
         options = self._options
         made = build.machine(options.mcpu, options.mtriple, candidate.threads)
-        chooser = self._chooser(made.mcpu, made.threads)
+        chooser = _chooser(
+            options.mcpu, options.mtriple, made.threads, options.tune_seconds, options.choices
+        )
+        chooser.spent = 0.0  # the limit is a network's
         found = graph.read(model.path, candidate.batch)
         lowered = lower.lower(found, made, chooser)
         module = build.prepare(lowered.module, _tvm_schedule.schedule, made)
         path = folder / "model.so"
         build.library(module, made, path, options.cc)
         chooser.save()
-        times = explain.times(path, found) if made.native else {}
+        times = explain.times(path, found, made.threads) if made.native else {}
         rows = {row.layer: row for row in explain.rows(lowered.layers, times)}
         self._found[model.digest] = tuple(
             LayerNote(layer.name, rows[layer.name].sparse, rows[layer.name].text)
@@ -102,14 +106,14 @@ class SparseBackend:
         """Return a script for TVM's runtime alone."""
         return self._dense.script(entry, compiled)
 
-    def _chooser(self, mcpu: str, threads: int) -> Chooser:
-        """Return the chooser, which knows what this process has timed before."""
-        from hwbench.kernels import build, choose
 
-        options = self._options
-        made = build.machine(mcpu, options.mtriple, threads)
-        file = Path(options.choices) if options.choices else None
-        return choose.Chooser(made, options.tune_seconds, file)
+@functools.cache
+def _chooser(mcpu: str, mtriple: str, threads: int, seconds: float, file: str) -> Chooser:
+    """Return the chooser, which knows what this process has timed before."""
+    from hwbench.kernels import build, choose
+
+    made = build.machine(mcpu, mtriple, threads)
+    return choose.Chooser(made, seconds, Path(file) if file else None)
 
 
 def _before(layer: Layer) -> LayerNote:

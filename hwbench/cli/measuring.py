@@ -7,16 +7,19 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from hwbench import config, units
+from hwbench import config, pipeline, units
 from hwbench.cli import screen
-from hwbench.errors import Exit
+from hwbench.errors import Exit, UserError
 from hwbench.measure import doctor as doctors
 from hwbench.measure import selftest as selftests
+from hwbench.measure.compared import Row
+from hwbench.records import METRICS, Source, Value, to_json
 
 app = typer.Typer()
 
@@ -78,6 +81,86 @@ def selftest(
             ],
         )
     return Exit.MISSED if selftests.failed(rows) else Exit.FINE
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="an ONNX file, a run's folder or its model/")],
+    b: Annotated[Path, typer.Argument(help="what is held against it")],
+    target: TargetName = "local-cpu",
+    backend: Annotated[
+        str | None, typer.Option(help="compile both for it; the target's first if absent")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="a share: less is no difference")
+    ] = 0.02,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", help="a metric in which B may not be worse")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="quick, standard or publish")] = "standard",
+    max_time: Annotated[float | None, typer.Option(help="seconds to measure, at most")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Measure two models in turn on a target, and say in what B differs from A.
+
+    Exit 0: B is nowhere worse beyond the margin (or nobody can tell). 1: it is, or it cannot be
+    measured. 2: A cannot be measured, or the two do not take the same input. 3: the device
+    cannot be used, or could not tell A from its own copy.
+    """
+    wrong = [metric for metric in on or () if metric not in METRICS]
+    if wrong:
+        raise UserError(f"unknown metric {wrong[0]!r}", where="--on", mend=", ".join(METRICS))
+    profile = config.load_target(target)
+    spec = config.policy(policy, profile.measure, max_time)
+    found = pipeline.compare(
+        a, b, profile, spec, backend=backend, margin=margin, on=on or pipeline.ON,
+        show=_progress(as_json),
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(to_json(found), indent=2))
+    else:
+        _show_comparison(found)
+    if found.failure is None and not found.valid:
+        return Exit.TARGET
+    return Exit.FINE if found.passed else Exit.MISSED
+
+
+def _show_comparison(found: pipeline.Comparison) -> None:
+    if found.failure is not None:
+        screen.panel(f"{found.b} cannot be measured", found.failure.message)
+        if found.failure.detail:
+            screen.out.print(escape(found.failure.detail), soft_wrap=True)
+        return
+    title = f"B = {found.b} beside A = {found.a}, on {found.target} with {found.backend}"
+    screen.table(title, [_row(row) for row in found.rows])
+    for note in found.notes:
+        screen.out.print(f"note: {escape(note)}", soft_wrap=True)
+    titles = ", ".join(METRICS[m].title for m in found.worse)
+    said = f"B is worse beyond {found.margin:.0%} in: {titles}." if titles else (
+        f"B is nowhere worse beyond {found.margin:.0%} for sure."
+    )  # fmt: skip
+    if not found.valid:
+        said = f"Not to be believed: A and its own copy came out different. {said}"
+    screen.panel("Comparison", said)
+
+
+def _row(row: Row) -> dict[str, str]:
+    ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+    interval = f"{row.low:.3f} to {row.high:.3f}" if row.low and row.high else ""
+    return {
+        "metric": METRICS[row.metric].title + _source(row.b),
+        "A": units.describe(row.a),
+        "B": units.describe(row.b),
+        "B / A": ratio,
+        "99 % interval": interval,
+        "verdict": row.verdict.upper() or row.reason,
+        "detectable": "" if row.detectable is None else f"{row.detectable:.1%}",
+    }
+
+
+def _source(value: Value) -> str:
+    kind = value.tier or ("" if value.source is Source.MEASURED else value.source.value)
+    return f" ({kind})" if kind else ""
 
 
 def _line(check: doctors.Check) -> None:

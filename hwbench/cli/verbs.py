@@ -69,6 +69,9 @@ def bench(
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option(help="measure again what was measured before")] = False,
     dry_run: Annotated[bool, typer.Option(help="show the plan and stop (= hwbench plan)")] = False,
+    max_time: Annotated[
+        float | None, typer.Option(help="seconds to measure, at most (= measure.max_time)")
+    ] = None,
     reports: Reports = _REPORTS,
     cache: CacheRoot = _CACHE,
     jobs: Jobs = _JOBS,
@@ -79,6 +82,8 @@ def bench(
     Exit 0: a model was chosen. 1: none meets the goals. 2: a mistake in what you wrote.
     3: the device cannot be used. Stop it whenever you like; the same command goes on.
     """
+    if max_time is not None:
+        overrides = [*(overrides or ()), f"measure.max_time={max_time!r}"]
     if dry_run:
         plan(recipe, target, overrides, reports, cache, jobs, as_json)
         return Exit.FINE

@@ -6,20 +6,22 @@ the file, the key, what was expected and how to mend it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from hwbench.config import door
+from hwbench.config.measure import MeasureTable
 from hwbench.config.recipe import GoalTable, RecipeFile, build_goals
 from hwbench.config.recipe import build as build_recipe
 from hwbench.config.target import TargetFile
 from hwbench.config.target import build as build_target
 from hwbench.errors import UserError, did_you_mean
-from hwbench.records import Goal, Recipe, TargetProfile
+from hwbench.records import Goal, MeasureSpec, Recipe, TargetProfile
 
 FILES: dict[str, type[BaseModel]] = {"recipe": RecipeFile, "target": TargetFile}
 
@@ -47,6 +49,13 @@ def goals(text: str) -> tuple[Goal, ...]:
         for metric, table in data.items()
     }
     return tuple(g for metric, t in tables.items() for g in build_goals(metric, t, "--goal"))
+
+
+def policy(name: str, changes: Mapping[str, Any], max_time: float | None = None) -> MeasureSpec:
+    """Return a named way to measure, with a target's `changes` and at most so many seconds."""
+    found = MeasureTable(policy=name).record("--policy")
+    given = {} if max_time is None else {"max_time": max_time}
+    return dataclasses.replace(found, **{**changes, **given})
 
 
 def known(folder: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from hwbench import files
 from hwbench.errors import StageError
 from hwbench.export import counting, parity
 from hwbench.export.parity import disagreement
+from hwbench.export.reading import read
 from hwbench.protocols import Workload
 from hwbench.pruners import _weights
 from hwbench.records import CompressedModel, ExportSpec, OnnxModel, file_digest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-__all__ = ["disagreement", "export"]
+__all__ = ["disagreement", "export", "read"]
 
 INPUT = "x"
 FILE = "model.onnx"

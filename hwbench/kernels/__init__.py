@@ -1,8 +1,9 @@
-"""Kernels of our own for sparse and dense layers, written in TVM's TIR.
+"""Kernels of our own for sparse and dense layers, written in TVM's TIR; see docs/sparse-kernels.md.
 
-``layouts`` says where a pixel lives, ``encode`` turns weights into lists, ``template`` and
-``stencils`` write the loops, ``graph`` reads ONNX, ``lower`` joins everything to one Relax module,
-``choose`` measures which variant of a kernel to use, ``build`` makes a library of it.
+``graph`` reads ONNX, ``layouts`` says where a pixel lives, ``encode`` turns weights into lists,
+``template`` and ``stencils`` write the loops, ``problem`` joins the three for one layer,
+``choose`` picks among its variants, ``lower`` makes one Relax module, ``build`` a library of it,
+``explain`` says what became of each layer; ``bench``, ``zoo`` and ``roofs`` measure.
 
 The modules import numpy, onnx and tvm when imported; a plug-in imports them inside functions.
 """

@@ -1,7 +1,9 @@
 """Our kernels beside ONNX Runtime on whole networks: ``make bench-kernels``.
 
 Every ratio is paired: the two run in turns in one process. *Cold* is one call each, as in a
-stream where something else runs in between; *warm* is the last of several calls in a row.
+stream where something else runs in between; *warm* is the last of several calls in a row. With
+one thread the seconds are those that the thread really ran: whatever else is busy on the machine
+then spoils caches, but does not count as ours or theirs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hwbench import registry
-from hwbench.kernels import build, graph, roofs
+from hwbench.kernels import build, choose, graph, roofs
 from hwbench.protocols import Backend, Session
 from hwbench.records import (
     Candidate,
@@ -39,6 +41,9 @@ from hwbench.records import (
     TrainSpec,
     WorkloadSpec,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WARM = 4
 
@@ -104,11 +109,15 @@ def _zeroed(array: NDArray[Any], sparsity: float, rows: int) -> NDArray[Any]:
 
 def exported(name: str) -> onnx.ModelProto:
     """Return a network of the zoo as ONNX with a free batch."""
-    import torch
-
     from hwbench.kernels import zoo
 
-    model, shape = zoo.network(name)
+    return traced(*zoo.network(name))
+
+
+def traced(model: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """Return a PyTorch model as ONNX with a free batch, the exporter's chatter kept off."""
+    import torch
+
     logging.disable(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -164,16 +173,18 @@ def quantized(path: Path, x: NDArray[np.float32]) -> Path:
     return made
 
 
-def race(calls: Sequence[Callable[[], Any]], rounds: int, warm: int) -> NDArray[np.float64]:
+def race(
+    calls: Sequence[Callable[[], Any]], rounds: int, warm: int, threads: int = 1
+) -> NDArray[np.float64]:
     """Return seconds (rounds, calls): the last of `warm` calls in a row, in turns."""
     taken = np.zeros((rounds + 3, len(calls)))
     for turn in range(rounds + 3):
         for index, call in enumerate(calls):
             for _ in range(warm - 1):
                 call()
-            start = time.perf_counter()
+            start = choose.clock(threads)
             call()
-            taken[turn, index] = time.perf_counter() - start
+            taken[turn, index] = choose.clock(threads) - start
     return taken[3:]
 
 
@@ -193,8 +204,8 @@ def compare(
         path = Path(folder) / "m.onnx"
         onnx.save(model, str(path))
         since = time.perf_counter()
-        ours, notes = _ours(path, x, threads)
-        compiled = time.perf_counter() - since
+        ours, notes = compiled(path, x, threads)
+        seconds = time.perf_counter() - since
         theirs = session(str(path), threads)
         calls: list[Callable[[], Any]] = [lambda: theirs.run(None, {"x": x}), ours.invoke]
         if int8:
@@ -203,7 +214,10 @@ def compare(
         expected = theirs.run(None, {"x": x})[0]
         ours.invoke()
         error = float(np.abs(ours.outputs()[0] - expected).max() / np.abs(expected).max())
-        cold, warm = race(calls, rounds, 1), race(calls, max(rounds // 2, 5), WARM)
+        cold, warm = (
+            race(calls, rounds, 1, threads),
+            race(calls, max(rounds // 2, 5), WARM, threads),
+        )
     for note in notes if why else ():
         _say(f"    {note.layer}: {note.why}")
     ratios = cold[:, 0] / cold[:, 1]
@@ -219,15 +233,16 @@ def compare(
         float(np.median(warm[:, 0] / warm[:, 1])),
         float(np.median(cold[:, 0] / cold[:, 2])) if int8 else None,
         error,
-        compiled,
+        seconds,
     )
 
 
-def _ours(
-    path: Path, x: NDArray[np.float32], threads: int
+def compiled(
+    path: Path, x: NDArray[np.float32], threads: int, backend: Backend | None = None
 ) -> tuple[Session, tuple[LayerNote, ...]]:
-    """Return a session of the ``tvm_sparse`` backend, ready to be called, and its notes."""
-    backend: Backend = registry.create("backends", "tvm_sparse")
+    """Return a session of a backend (``tvm_sparse``), ready to be called on `x`, and its notes."""
+    backend = backend or registry.create("backends", "tvm_sparse")
+    assert backend is not None
     export = ExportSpec(CompressionSpec(WorkloadSpec("bench"), TrainSpec(epochs=0)))
     layers = tuple(_layer(s) for s in graph.read(path, len(x)).steps if s.weights is not None)
     shape = x.shape[1:]

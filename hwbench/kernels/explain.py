@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
-import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from hwbench.kernels.choose import clock
 from hwbench.kernels.graph import Graph
 from hwbench.kernels.lower import Made
 
@@ -66,9 +66,11 @@ _WHY = {
 def rows(layers: Sequence[Made], seconds: Mapping[str, float]) -> tuple[Row, ...]:
     """Return one row a layer; `seconds` are those of `times`, empty if nothing was timed."""
     total = sum(seconds.values())
+    users = Counter(made.function for made in layers)
     found = []
     for made in layers:
-        taken = seconds.get(made.function)
+        # Layers of one shape share a function; the mean is all that can be said of each.
+        taken = seconds.get(made.function, 0.0) / users[made.function]
         row = Row(made.layer, made.form, made.config, 1 - made.density)
         if taken:
             row = Row(
@@ -85,7 +87,7 @@ def rows(layers: Sequence[Made], seconds: Mapping[str, float]) -> tuple[Row, ...
     return tuple(found)
 
 
-def times(path: Path, graph: Graph) -> dict[str, float]:
+def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, float]:
     """Return the median seconds per inference of every function of a library, run here."""
     # A copy: a loaded library stays mapped, and whoever then wrote to its file would crash us.
     with tempfile.TemporaryDirectory() as folder:
@@ -102,9 +104,9 @@ def times(path: Path, graph: Graph) -> dict[str, float]:
     def watch(function: Any, name: str, before: bool, result: Any, *arguments: Any) -> int:
         nonlocal since
         if before:
-            since = time.perf_counter()
+            since = clock(threads)
         else:
-            taken[name].append(time.perf_counter() - since)
+            taken[name].append(clock(threads) - since)
         return 0
 
     machine["main"](*inputs)

@@ -94,6 +94,7 @@ class Lowering:
         self.layouts = self._classes()
         self.count = 0
         self.layers: list[Made] = []
+        self.shared: dict[str, str] = {}
 
     def run(self) -> Lowered:
         """Return the module with its function ``main``."""
@@ -117,7 +118,8 @@ class Lowering:
                 ends = [self.builder.emit_output(self._plain(name)) for name in graph.outputs]
             self.builder.emit_func_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
         module = relax.transform.InlinePrivateFunctions()(self.builder.finalize())
-        return Lowered(module, self.layers)
+        layers = [dataclasses.replace(m, function=self.shared[m.function]) for m in self.layers]
+        return Lowered(module, layers)
 
     # ---- layouts
 
@@ -146,7 +148,9 @@ class Lowering:
         """Emit a call of a kernel; numpy arguments become constants of the module."""
         name = str(function.attrs["global_symbol"])
         made = [relax.const(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        # Layers that differ in their weights alone share one function: its name may be another's.
         variable = self.builder.add_func(function, name)
+        self.shared[name] = str(variable.name_hint)
         kind = relax.TensorType((size,), "float32")
         return self.builder.emit(relax.call_tir(variable, made, kind))
 
@@ -345,7 +349,7 @@ class Lowering:
         pixels = problem.target.height * problem.target.width * problem.images
         self.layers.append(
             Made(
-                step.name,
+                step.layer,
                 name,
                 form,
                 problem.density,

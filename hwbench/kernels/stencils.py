@@ -114,10 +114,10 @@ def mean_kernel(
             sums = T.alloc_buffer((lanes,), "float32", scope="local")
             with T.vectorized(0, lanes) as lane:
                 T.buffer_store(sums, T.float32(0), [lane])
-            with T.serial(0, rows) as row, T.serial(0, run) as vector:
-                with T.vectorized(0, lanes) as lane:
-                    value = x[start + row * step + vector * lanes + lane]
-                    T.buffer_store(sums, sums[lane] + value, [lane])
+            loops = T.serial(0, rows), T.serial(0, run), T.vectorized(0, lanes)
+            with loops[0] as row, loops[1] as vector, loops[2] as lane:
+                value = x[start + row * step + vector * lanes + lane]
+                T.buffer_store(sums, sums[lane] + value, [lane])
             total = sums[0]
             for lane in range(1, lanes):
                 total = total + sums[lane]
@@ -256,8 +256,7 @@ def row_kernel(
                 with T.vectorized(0, lanes) as lane:
                     at = v * lanes + lane
                     T.buffer_store(sums, activate(sums[at], epilogue), [at])
-            with T.serial(0, width) as lane:
-                with T.If(block * width + lane < rows), T.Then():
-                    T.buffer_store(y, sums[lane], [image * rows + block * width + lane])
+            with T.serial(0, width) as lane, T.If(block * width + lane < rows), T.Then():
+                T.buffer_store(y, sums[lane], [image * rows + block * width + lane])
 
     return finish(body, name)

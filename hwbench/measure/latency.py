@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hwbench import stats
@@ -19,6 +20,9 @@ ATTEMPTS = 2
 """A session in which R and S differ is repeated once."""
 _MEMORY_SHARE = 0.6
 _DECIDE = 0.99
+_ELIMINATE = 0.999
+_FEWEST = 2
+"""Generations that everyone is measured in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,9 @@ class Latencies:
     """The latency pass of one sitting: what it runs, and where its raw samples go.
 
     ``jobs`` are the candidates', ``pair`` R's and S's; ``need`` says how many bytes a candidate
-    takes, ``free`` how many there are. ``deadline`` is on the monotonic clock.
+    takes, ``free`` how many there are. ``deadline`` is on the monotonic clock. ``others`` holds
+    what is known of the candidates besides their time (less is better), with its uncertainty;
+    who is worse than another in all of it and in time is not measured further, unless in ``keep``.
     """
 
     device: Device
@@ -52,6 +58,8 @@ class Latencies:
     free: int | None
     deadline: float
     progress: Callable[[float, str], None]
+    others: Mapping[str, Mapping[str, stats.Interval]] = field(default_factory=dict)
+    keep: frozenset[str] = frozenset()
 
     def run(self) -> Latency:
         """Return every process of the valid attempt, or of the last one."""
@@ -82,6 +90,7 @@ class Latencies:
             notes.append(f"measured in {len(groups)} groups: the memory does not hold all at once")
         made: list[Generation] = []
         broken: set[str] = set()
+        beaten: dict[str, str] = {}
         for number in range(planned):
             file = self.folder / f"latency-{attempt}-{number:02}.jsonl"
             found = generation.saved(file)
@@ -93,11 +102,21 @@ class Latencies:
                     break
                 share = (number + attempt * planned) / (planned * (attempt + 1))
                 self.progress(share, f"latency, generation {number + 1} of {planned}")
-                jobs = [j for j in groups[number % len(groups)] if j.name not in broken]
+                jobs = [
+                    j
+                    for j in groups[number % len(groups)]
+                    if j.name not in broken and j.name not in beaten
+                ]
                 found = self._generation(attempt, number, jobs, max(left, 0.0))
                 found.save(file)
             broken |= set(found.failures)
             made.append(found)
+            beaten |= beaten_by(made, self.others, self.keep)
+        if beaten:
+            notes.append(
+                f"{len(beaten)} artifacts were measured less often: worse than another in all that "
+                "was known by then"
+            )
         return made
 
     def _generation(
@@ -142,6 +161,36 @@ def agree(
     return found.low <= 1.0 + margin and found.high >= 1.0 / (1.0 + margin)
 
 
+def beaten_by(
+    made: Sequence[Generation],
+    others: Mapping[str, Mapping[str, stats.Interval]],
+    keep: frozenset[str],
+) -> dict[str, str]:
+    """Return who need not be measured further, with one that beats it in time and all else.
+
+    By 99.9 % bounds, and from the second generation on: one process shows nothing of the next.
+    """
+    processes = [p for g in made for p in g.processes]
+    reference = [p for p in processes if p.role == REFERENCE]
+    mine: dict[str, list[Process]] = {}
+    for process in processes:
+        if process.role == "candidate" and process.artifact in others:
+            mine.setdefault(process.artifact, []).append(process)
+    seen = {name: group for name, group in mine.items() if len(group) >= _FEWEST}
+    shadow = [p for p in processes if p.role == SHADOW]
+    spread = stats.pooled_spread([*seen.values(), shadow], reference)
+    bounds = {}
+    for name, group in seen.items():
+        try:
+            time_ = stats.ratio(group, reference, _ELIMINATE, spread)
+        except StageError:  # not one round that both came through clean
+            continue
+        bounds[name] = {**others[name], "time": time_}
+    axes = {axis for known in bounds.values() for axis in known}
+    found = stats.eliminated(bounds, dict.fromkeys(axes, "lower"))
+    return {name: by for name, by in found.items() if name not in keep}
+
+
 def _gathered(made: Sequence[Generation], spec: MeasureSpec, notes: list[str]) -> Latency:
     processes = [p for g in made for p in g.processes]
     reference = tuple(p for p in processes if p.role == REFERENCE)
@@ -161,6 +210,21 @@ def _gathered(made: Sequence[Generation], spec: MeasureSpec, notes: list[str]) -
     )
 
 
+def _effect(processes: Sequence[Process], names: set[str]) -> float | None:
+    """Return the smallest effect that is detectable with the noisiest of some artifacts."""
+    reference = [p for p in processes if p.role == REFERENCE]
+    groups = [[p for p in processes if p.artifact == n and p.role == "candidate"] for n in names]
+    spread = stats.pooled_spread(groups, reference)
+    found = []
+    for group in groups:
+        try:
+            found.append(stats.detectable(stats.ratio(group, reference, _DECIDE, spread)))
+        except StageError:  # not one round that both came through clean
+            continue
+    known = [effect for effect in found if math.isfinite(effect)]
+    return max(known, default=None)
+
+
 def _remarks(made: Sequence[Generation], processes: Sequence[Process]) -> list[str]:
     notes = []
     dropped = sum(p.dropped for p in processes)
@@ -170,7 +234,11 @@ def _remarks(made: Sequence[Generation], processes: Sequence[Process]) -> list[s
         notes.append(f"{dropped} of {total} visits dropped: {why}")
     futile = {n for g in made for n, v in g.verdicts.items() if v == stats.Look.FUTILE}
     if futile:
-        notes.append(f"noise-limited, more rounds did not help: {len(futile)} artifacts")
+        said = f"noise-limited, more rounds did not help: {len(futile)} artifacts"
+        effect = _effect(processes, futile)
+        if effect is not None:
+            said += f"; with them effects below {effect:.1%} are not seen"
+        notes.append(said)
     if any(g.denormals != "flushed" for g in made):
         notes.append("denormals could not be flushed here: they may slow sparse models down")
     return notes

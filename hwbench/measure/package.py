@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hwbench
 
-# Rooms and host-only plug-ins stay at home; kernels is there for backends that need it.
+# Rooms and host-only plug-ins stay at home; so do kernels, which are compiled into the artifact.
 CARRIED = (
     "__init__.py",
     "errors.py",
@@ -17,11 +17,9 @@ CARRIED = (
     "units.py",
     "protocols.py",
     "conditions",
-    "conditions.py",
     "worker",
     "backends",
     "meters",
-    "kernels",
 )
 _MAIN = "import sys\n\nfrom hwbench.worker import main\n\nsys.exit(main(sys.argv))\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)

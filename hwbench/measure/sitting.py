@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwbench import files
+from hwbench import files, stats
+from hwbench.conditions import differences
 from hwbench.errors import TargetError
 from hwbench.measure import device as devices
 from hwbench.measure import passes
 from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
 from hwbench.measure.latency import Latencies, Latency
+from hwbench.measure.memory import readings
 from hwbench.measure.shipment import (
     Artifact,
-    empty_jobs,
-    kind_of,
     module_of,
     settings_of,
     shipped,
@@ -45,6 +45,9 @@ from hwbench.records import (
 from hwbench.worker.messages import Energy, Job, Memory, Outputs
 
 Progress = Callable[[float, str], None]
+Worth = Callable[[Mapping[str, Path]], Mapping[str, float]]
+_PAGES = 64 << 10
+"""Bytes that a peak of memory may be off by from process to process."""
 _FORMAT = 1
 # How far the bar is when each pass begins; from sittings of 25 small artifacts.
 _PASSES = {"outputs": 0.0, "memory": 0.1, "latency": 0.2, "energy": 0.75}
@@ -59,18 +62,38 @@ def measure(
     inputs: Path,
     folder: Path,
     progress: Progress,
+    worth: Worth = lambda _answers: {},
 ) -> Sitting:
     """Return what the target says about a batch of artifacts, all interleaved with `reference`.
 
     ``inputs`` is an ``.npy`` file, samples first. Raw samples are kept in `folder`; after an
     interruption the same call goes on with what is missing there. An artifact that fails is
     recorded; `TargetError` is raised when the device or the reference cannot be measured.
+    ``worth`` turns files of answers by artifact into scores (higher is better): who is worse than
+    another in score, memory and time alike is measured in fewer generations.
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with devices.opened(target, folder / "worker.log") as device:
         table = _Table(device, reference, batch, target, spec, inputs, folder, started, progress)
-        return table.sit()
+        return table.sit(worth)
+
+
+def duel(
+    batch: Sequence[CompiledModel],
+    reference: CompiledModel,
+    target: TargetProfile,
+    spec: MeasureSpec,
+    inputs: Path,
+    folder: Path,
+    progress: Progress,
+) -> Sitting:
+    """Return a sitting as `measure` does, of the latency alone: memory and energy stay unread."""
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    with devices.opened(target, folder / "worker.log") as device:
+        table = _Table(device, reference, batch, target, spec, inputs, folder, started, progress)
+        return table.fight()
 
 
 def answers(
@@ -133,7 +156,7 @@ class _Table:
         self._outputs()
         return Answers(tuple(self._measurement(name, {}, {}, ()) for name in self._artifacts))
 
-    def sit(self) -> Sitting:
+    def sit(self, worth: Worth) -> Sitting:
         assert self._reference is not None
         now, emulated = self._device.feel()
         before = self._begun(self._device.conditions())
@@ -149,14 +172,41 @@ class _Table:
         else:
             memory = self._memory()
             self._demand_reference("memory")
-            latency = self._latency(memory, now.state.get("free_memory"))
+            known = self._known(memory, worth)
+            latency = self._latency(memory, now.state.get("free_memory"), known)
             for name, failure in latency.failures.items():
                 self._failures[name]["latency"] = failure
             energy = self._energy()
-        after = self._device.conditions()
         self._progress(1.0, "measured")
         found = self._gathered(memory, energy, latency)
+        return self._sitting(before, found, latency, (*notes, *latency.notes))
+
+    def fight(self) -> Sitting:
+        assert self._reference is not None
+        now, emulated = self._device.feel()
+        before = self._begun(self._device.conditions())
+        if emulated:
+            raise TargetError(f"times there say nothing: {emulated}", where=self._target.name)
+        latency = self._latency({}, now.state.get("free_memory"), {})
+        for name, failure in latency.failures.items():
+            self._failures[name]["latency"] = failure
+        self._progress(1.0, "measured")
+        return self._sitting(before, self._gathered({}, {}, latency), latency, latency.notes)
+
+    def _sitting(
+        self,
+        before: Conditions,
+        found: tuple[Measurement, ...],
+        latency: Latency,
+        notes: tuple[str, ...],
+    ) -> Sitting:
+        assert self._reference is not None
         own = self._reference.digest
+        after = self._device.conditions()
+        changed = differences(before, after)
+        if changed:
+            what = f"it changed while it was measured: {'; '.join(changed[:3])}"
+            raise TargetError(what, where=self._target.name, mend="measure again")
         return Sitting(
             reference=next(m for m in found if m.artifact == own),
             shadow=Measurement(own, self._source, latency.shadow),
@@ -165,7 +215,7 @@ class _Table:
             after=after,
             seconds=time.monotonic() - self._started,
             valid=latency.valid,
-            notes=(*notes, *latency.notes),
+            notes=notes,
         )
 
     def _gathered(
@@ -217,31 +267,36 @@ class _Table:
             assert "outputs" in self._failures[name] or self._output_file(name).exists()
 
     def _memory(self) -> Mapping[str, MemoryReading]:
-        models = [artifact.model for artifact in self._artifacts.values()]
-        empties = empty_jobs(self._device, models, self._target, self._folder / "empty")
         done = self._pass(
             "memory",
             lambda jobs: Memory(jobs, self._settings, self._spec.memory_runs),
         )
-        kept = passes.run(
-            self._device,
-            self._folder / "memory.jsonl",
-            list(empties.values()),
-            lambda jobs: Memory(
-                jobs, settings_of(self._spec, self._target, ""), self._spec.memory_runs
-            ),
-            lambda _: None,
+        live = {n: self._artifacts[n] for n in done}
+        return readings(
+            self._device, live, done, self._target, self._spec, self._settings, self._folder
         )
-        found = {}
-        for name, message in done.items():
-            if "memory" not in message:
-                continue
-            empty = kept[empties[kind_of(self._artifacts[name].model)].name]
-            base = empty["memory"]["after_runs"] if "memory" in empty else None
-            found[name] = MemoryReading(**message["memory"], empty_runtime=base)
-        return found
 
-    def _latency(self, memory: Mapping[str, MemoryReading], free: int | None) -> Latency:
+    def _known(
+        self, memory: Mapping[str, MemoryReading], worth: Worth
+    ) -> Mapping[str, Mapping[str, stats.Interval]]:
+        """Return what is known of the artifacts before their time, less being better."""
+        files_of = {n: f for n, _ in self._live("latency") if (f := self._output_file(n)).exists()}
+        scores = worth(files_of)
+        return {
+            name: {
+                "memory": _about(memory[name].after_runs, _PAGES),
+                "score": _about(-scores[name], 0.0),
+            }
+            for name in files_of
+            if name in memory and name in scores
+        }
+
+    def _latency(
+        self,
+        memory: Mapping[str, MemoryReading],
+        free: int | None,
+        known: Mapping[str, Mapping[str, stats.Interval]],
+    ) -> Latency:
         assert self._reference is not None
         own = self._artifacts[self._reference.digest]
         shadow = shipped(self._device, self._reference, SHADOW)
@@ -261,6 +316,10 @@ class _Table:
             free=free,
             deadline=self._started + self._spec.max_time,
             progress=lambda share, label: self._show("latency", share, label),
+            others=known,
+            keep=frozenset(
+                n for n, a in self._artifacts.items() if a.model.candidate.compression.is_dense
+            ),
         ).run()
 
     def _energy(self) -> Mapping[str, EnergyReading]:
@@ -342,3 +401,7 @@ class _Table:
         begin = _PASSES[name]
         end = marks[marks.index(begin) + 1]
         self._progress(begin + (end - begin) * share, label)
+
+
+def _about(value: float, error: float) -> stats.Interval:
+    return stats.Interval(value, value - error, value + error, 1, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hwbench import stats, units
 from hwbench.errors import StageError
 from hwbench.records import (
+    Beside,
     CompiledModel,
     Measurement,
     Process,
@@ -19,6 +21,7 @@ from hwbench.records import (
 )
 
 _TAIL = 0.9
+_DECIDE = 0.99
 _EMULATED = "the device is emulated: {} there says nothing about a real one"
 
 
@@ -42,6 +45,40 @@ def values(
         Value("artifact_bytes", float(compiled.artifact_bytes), Source.STATIC),
     ]
     return {value.metric: value for value in found}
+
+
+def beside(
+    measurements: Mapping[str, Measurement], sitting: Sitting, other: str, margin: float
+) -> dict[str, Beside]:
+    """Return the latency of measured candidates over R's, with verdicts (99 %, Holm over all).
+
+    ``measurements`` is by candidate key, ``other`` the key of R's. What was not measured is left
+    out, and so is R itself.
+    """
+    reference = sitting.reference.latency
+    spread = stats.pooled_spread(_others(sitting), reference)
+    found = {}
+    for key, measurement in measurements.items():
+        if key == other or measurement.artifact == sitting.reference.artifact:
+            continue
+        try:
+            found[key] = stats.ratio(measurement.latency, reference, _DECIDE, spread)
+        except StageError:  # failed, or dropped from every round
+            continue
+    said = stats.verdicts(found, margin, _DECIDE)
+    return {key: _beside(ratio, other, said[key]) for key, ratio in found.items()}
+
+
+def _beside(ratio: stats.Interval, other: str, verdict: stats.Verdict) -> Beside:
+    effect = stats.detectable(ratio, confidence=_DECIDE)
+    return Beside(
+        other,
+        ratio.estimate,
+        ratio.low if ratio.bounded else None,
+        ratio.high if ratio.bounded else None,
+        verdict.value,
+        effect if math.isfinite(effect) else None,
+    )
 
 
 def _lacking(measurement: Measurement, metric: str, name: str, what: str) -> Value:
@@ -78,7 +115,12 @@ def _latency(measurement: Measurement, sitting: Sitting) -> Value:
         bounds = (ratio.low * level.estimate, ratio.high * level.estimate)
     else:
         bounds = (None, None)
-    return Value(metric, whole.estimate, measurement.source, *bounds, note=note)
+    each = stats.by_generation(mine, reference)
+    # A candidate that was dropped early has fewer: the drawing needs one a generation of R.
+    whole_set = len(each) == len({p.generation for p in reference})
+    drawn = tuple(r * level.estimate for r in each.values()) if whole_set else ()
+    source = measurement.source
+    return Value(metric, whole.estimate, source, *bounds, note=note, generations=drawn)
 
 
 def _others(sitting: Sitting) -> list[Sequence[Process]]:
@@ -127,6 +169,8 @@ def _memory(measurement: Measurement) -> tuple[Value, Value]:
         reason = "too small to tell from the same runtime with an empty model"
         return missing("peak_memory", source, reason), gross
     note = f"less {reading.empty_runtime} B of the same runtime with an empty model"
+    for name, other in reading.variants.items():
+        note += f"; {name} {units.text(other, 'B')}"
     return Value("peak_memory", float(share), source, note=note), gross
 
 
@@ -139,7 +183,8 @@ def _energy(measurement: Measurement) -> Value:
     if reading.note:
         note += f"; {reading.note}"
     source = kinds.get(reading.tier, measurement.source)
-    return Value("energy", reading.joules / reading.inferences, source, note=note)
+    each = reading.joules / reading.inferences
+    return Value("energy", each, source, note=note, tier=reading.tier)
 
 
 def _value(metric: str, found: stats.Interval, source: Source, note: str) -> Value:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from hwbench.pareto.decide import decide
+from hwbench.pareto.decide import decide, rivals
 from hwbench.pareto.front import Front, baseline, compare, dominates, front, usable
 from hwbench.pareto.goals import meets
 
-__all__ = ["Front", "baseline", "compare", "decide", "dominates", "front", "meets", "usable"]
+__all__ = [
+    "Front",
+    "baseline",
+    "compare",
+    "decide",
+    "dominates",
+    "front",
+    "meets",
+    "rivals",
+    "usable",
+]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hwbench import units
-from hwbench.pareto.front import Front, axis_source, baseline, compare, front, usable
+from hwbench.pareto import chance
+from hwbench.pareto.front import Front, axis_kind, baseline, compare, front, usable
 from hwbench.pareto.goals import meets, shortfall
 from hwbench.pareto.words import accuracy_metric, change, gain, named, source_note
 from hwbench.records import (
@@ -41,7 +42,7 @@ class _Case:
         return self.complete(result) and all(met for _, met, _ in self.goals(result))
 
     def complete(self, result: Result) -> bool:
-        kind = axis_source(self.results, self.recipe.choose)
+        kind = axis_kind(self.results, self.recipe.choose)
         return (
             usable(result, self.recipe.choose, kind) is not None
             and result.candidate.key not in self.front.missing
@@ -100,6 +101,7 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
         reason = _why_dense(case, chosen, fit, ties)
     else:
         reason = _why_pruned(case, chosen, dense, ties)
+    chances = chance.on_front(ordered, recipe.objectives)
     return Decision(
         target=target.name,
         recipe=recipe.name,
@@ -107,8 +109,34 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
         dense=dense.candidate.key if dense else None,
         verdict=_verdict(chosen),
         reason=reason + _left_out(case),
-        standings=tuple(_standing(case, r, chosen) for r in ordered),
+        standings=tuple(
+            replace(_standing(case, r, chosen), on_front=chances.get(r.candidate.key))
+            for r in ordered
+        ),
+        proxies=chance.proxies(ordered, recipe.objectives),
     )
+
+
+def rivals(results: Sequence[Result], decision: Decision, recipe: Recipe) -> tuple[Result, ...]:
+    """Return whom to re-measure beside the chosen model: the runner-up, and the dense one.
+
+    The runner-up is the best of the others that meet every goal, in the metric chosen by; only a
+    choice by time is re-measured. Empty when nothing was chosen.
+    """
+    if decision.chosen is None or METRICS[recipe.choose].unit != "s":
+        return ()
+    met = {s.candidate for s in decision.standings if s.meets_goals and s.status != "missing"}
+    kind = axis_kind(results, recipe.choose)
+    others = [
+        r
+        for r in results
+        if r.candidate.key in met
+        and r.candidate.key != decision.chosen
+        and usable(r, recipe.choose, kind) is not None
+    ]
+    best = sorted(others, key=lambda r: (r.number(recipe.choose) or 0.0, r.candidate.label))[:1]
+    dense = [r for r in results if r.candidate.key == decision.dense != decision.chosen]
+    return tuple({r.candidate.key: r for r in (*best, *dense)}.values())
 
 
 def _verdict(chosen: Result | None) -> Literal["pruned", "dense", "none"]:

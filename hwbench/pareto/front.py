@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from hwbench.records import METRICS, Result, Source, Value
 
+TIERS = ("", "meter", "counter", "model", "proxy")
 STRENGTH = (Source.MEASURED, Source.EMULATED, Source.PREDICTED, Source.PROXY, Source.STATIC)
 
 
@@ -33,14 +34,23 @@ class Front:
     left_out: Mapping[str, str]
 
 
-def usable(result: Result, metric: str, source: Source | None = None) -> Value | None:
+Kind = tuple[Source, str]
+"""Where a number comes from: its source, and for energy the tier of the meter."""
+
+
+def usable(result: Result, metric: str, kind: Kind | None = None) -> Value | None:
     """Return a candidate's value if it counts: not failed, finite, and of that kind (if given)."""
     value = result.values.get(metric)
     if result.failure is not None or value is None or value.value is None:
         return None
-    if not math.isfinite(value.value) or (source is not None and value.source is not source):
+    if not math.isfinite(value.value) or (kind is not None and kind_of(value) != kind):
         return None
     return value
+
+
+def kind_of(value: Value) -> Kind:
+    """Return where a number comes from; two kinds are never compared."""
+    return value.source, value.tier
 
 
 def compare(a: Value, b: Value, margin: float = 0.0) -> int:
@@ -50,7 +60,7 @@ def compare(a: Value, b: Value, margin: float = 0.0) -> int:
     share of b's number that a difference must exceed besides. Two kinds of source are never told
     apart: a proxy neither beats nor loses to a measured number.
     """
-    if a.value is None or b.value is None or a.source is not b.source or a.metric != b.metric:
+    if a.value is None or b.value is None or kind_of(a) != kind_of(b) or a.metric != b.metric:
         return 0
     sign = -1 if METRICS[a.metric].better == "lower" else 1
     gain = (a.value - b.value) * sign
@@ -69,7 +79,7 @@ def dominates(a: Result, b: Result, metrics: Sequence[str], margin: float = 0.0)
     scores = []
     for metric in metrics:
         ours, theirs = usable(a, metric), usable(b, metric)
-        if ours is None or theirs is None or ours.source is not theirs.source:
+        if ours is None or theirs is None or kind_of(ours) != kind_of(theirs):
             return False
         scores.append(compare(ours, theirs, margin))
     return bool(scores) and min(scores) >= 0 and max(scores) > 0
@@ -82,7 +92,7 @@ def front(results: Sequence[Result], objectives: Sequence[str], margin: float = 
     without a number of that kind is ``missing``: neither on the front nor dominating.
     """
     alive = {r.candidate.key: r for r in results if r.failure is None}
-    kinds = {m: axis_source(tuple(alive.values()), m) for m in objectives}
+    kinds = {m: axis_kind(tuple(alive.values()), m) for m in objectives}
     live = [m for m in objectives if kinds[m] is not None]
     left_out = {m: _why_nobody(tuple(alive.values()), m) for m in objectives if m not in live}
     lacks = {key: _lacking(result, live, kinds) for key, result in alive.items()}
@@ -104,10 +114,15 @@ def front(results: Sequence[Result], objectives: Sequence[str], margin: float = 
     )
 
 
-def axis_source(results: Sequence[Result], metric: str) -> Source | None:
-    """Return the strongest kind of source that any candidate has for a metric, or None."""
-    found = {value.source for r in results if (value := usable(r, metric)) is not None}
-    return next((kind for kind in STRENGTH if kind in found), None)
+def axis_kind(results: Sequence[Result], metric: str) -> Kind | None:
+    """Return the strongest kind of number that any candidate has for a metric, or None."""
+    found = {kind_of(value) for r in results if (value := usable(r, metric)) is not None}
+    return min(found, key=_rank, default=None)
+
+
+def _rank(kind: Kind) -> tuple[int, int]:
+    source, tier = kind
+    return STRENGTH.index(source), TIERS.index(tier) if tier in TIERS else len(TIERS)
 
 
 def baseline(result: Result, results: Sequence[Result]) -> Result | None:
@@ -145,7 +160,7 @@ def _struck(beaten_by: Mapping[str, set[str]]) -> set[str]:
         out |= {k for k, by in beaten_by.items() if by & inside}
 
 
-def _lacking(result: Result, live: Sequence[str], kinds: Mapping[str, Source | None]) -> str:
+def _lacking(result: Result, live: Sequence[str], kinds: Mapping[str, Kind | None]) -> str:
     reasons = []
     for metric in live:
         if usable(result, metric, kinds[metric]) is None:
@@ -161,7 +176,7 @@ def _why(result: Result, metric: str) -> str:
         return value.reason
     if not math.isfinite(value.value):
         return f"is {value.value}, not a number to compare"
-    return f"only {value.source}, others have better"
+    return f"only {value.tier or value.source}, others have better"
 
 
 def _why_nobody(results: Sequence[Result], metric: str) -> str:

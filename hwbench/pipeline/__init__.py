@@ -1,17 +1,21 @@
 """The corridor: the only place that knows the order of the rooms, and what runs in parallel."""
 
 from hwbench.pipeline.bench import Outcome, bench
+from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
 from hwbench.pipeline.revisit import export, pick, render
 
 __all__ = [
+    "ON",
     "PHASES",
+    "Comparison",
     "Forecast",
     "Outcome",
     "Place",
     "Show",
     "bench",
+    "compare",
     "export",
     "forecast",
     "pick",

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from hwbench import measure, pareto, report, search, store
 from hwbench.pipeline import bundle
+from hwbench.pipeline.confirm import confirm
 from hwbench.pipeline.context import Context, Place, Show, open_cache, stamp, versions
 from hwbench.pipeline.crew import Crew
 from hwbench.pipeline.jobs import Job, Prepare, Prepared
@@ -84,7 +85,10 @@ def _study(
     results = _timed(seconds, "score", lambda: judge(context, ready, sitting))
     for result in results:
         context.run.append(result)
-    decision = pareto.decide(results, context.recipe, context.target)
+    first = pareto.decide(results, context.recipe, context.target)
+    decision, remarks = _timed(
+        seconds, "confirm", lambda: confirm(context, first, results, ready, conditions)
+    )
     decision = dataclasses.replace(decision, test=read_test(context, decision, ready))
     left_out = search.left_out(context.recipe, context.target)
     notes = [f"the target does not run the backend {name}" for name in left_out]
@@ -97,7 +101,7 @@ def _study(
         versions=versions(),
         started=started,
         seconds=seconds,
-        notes=(*notes, *sitting.notes),
+        notes=(*notes, *sitting.notes, *remarks),
     )
     return study, ready
 

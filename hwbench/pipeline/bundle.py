@@ -41,6 +41,7 @@ def _write(
         "format": FORMAT,
         "candidate": to_json(compiled.candidate),
         "label": compiled.candidate.label,
+        "entry": compiled.entry,
         "reason": study.decision.reason,
         "target": to_json(study.target),
         "input": {

@@ -26,6 +26,7 @@ from hwbench.pipeline.context import compile_key
 from hwbench.pipeline.jobs import (
     JOBS,
     Answer,
+    Compile,
     Inputs,
     Job,
     Prepare,
@@ -104,6 +105,9 @@ def do(job: Job, progress: Progress) -> Iterable[Answer]:
         yield from _prepare(job, progress)
     elif isinstance(job, WriteInputs):
         yield _write_inputs(job)
+    elif isinstance(job, Compile):
+        made = compiling.compile_model(job.candidate, job.model, job.target, job.folder)
+        yield Prepared(job.candidate, job.model, made)
     else:
         yield _score(job)
 

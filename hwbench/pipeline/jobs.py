@@ -46,6 +46,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Compile:
+    """Compile one ONNX file, from wherever it comes, into `folder`."""
+
+    candidate: Candidate
+    model: OnnxModel
+    target: TargetProfile
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A candidate that is ready to be measured, or why it is not."""
 
@@ -76,11 +86,11 @@ class Inputs:
     metric: str
 
 
-JOBS: dict[str, type[Prepare] | type[WriteInputs] | type[Score]] = {
-    kind.__name__: kind for kind in (Prepare, WriteInputs, Score)
+JOBS: dict[str, type[Prepare] | type[WriteInputs] | type[Score] | type[Compile]] = {
+    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile)
 }
 ANSWERS: dict[str, type[Prepared] | type[Scored] | type[Inputs]] = {
     kind.__name__: kind for kind in (Prepared, Scored, Inputs)
 }
-Job = Prepare | WriteInputs | Score
+Job = Prepare | WriteInputs | Score | Compile
 Answer = Prepared | Scored | Inputs

@@ -10,6 +10,7 @@ from pathlib import Path
 from hwbench import files, measure
 from hwbench.errors import StageError
 from hwbench.pipeline.context import Context, measuring_stamp
+from hwbench.pipeline.counted import counted
 from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
@@ -32,6 +33,9 @@ from hwbench.records import (
 
 DISAGREES = 1e-3
 """Error of a deployed artifact, relative to its ONNX file's answers, beyond which it is broken."""
+
+MARGIN = 0.02
+"""Verdicts: less than this share is no difference."""
 
 
 def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> Sitting:
@@ -61,15 +65,32 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
             inputs.inputs,
             folder,
             lambda share, label: context.show("measure", share, label),
+            lambda answers: _worth(context, ready, inputs, answers),
         ),
         resume=True,
     )
-    _keep_samples(context.cache.folder("measure", key), context.run.folder / "samples")
+    keep_samples(context.cache.folder("measure", key), context.run.folder / "samples")
     if kept is None:
         return sitting
     when = sitting.before.state.get("utc", "an earlier run")
     note = f"nothing changed since {when}: the measurements of then are shown (--fresh repeats)"
     return dataclasses.replace(sitting, notes=(note, *sitting.notes))
+
+
+def _worth(
+    context: Context, ready: Sequence[Prepared], data: Inputs, answers: Mapping[str, Path]
+) -> Mapping[str, float]:
+    """Return the scores of artifacts by what they answered; those that have none are left out."""
+    models = {p.compiled.digest: p.model for p in ready if p.compiled is not None and p.model}
+    asked = {name: ask_score(context, models[name], file, data) for name, file in answers.items()}
+    found = {}
+    for name, wait in asked.items():
+        if wait is None:
+            continue
+        value, _ = accuracy(wait, data, Source.MEASURED)
+        if value.value is not None:
+            found[name] = value.value
+    return found
 
 
 def _sitting_key(
@@ -92,7 +113,7 @@ def _sitting_key(
     )
 
 
-def _keep_samples(kept: Path, folder: Path) -> None:
+def keep_samples(kept: Path, folder: Path) -> None:
     """Copy the raw samples of a sitting into the run's folder: the cache may be cleaned."""
     for path in sorted(kept.glob("*.jsonl")):
         files.write(folder / path.name, path.read_bytes())
@@ -130,12 +151,24 @@ def judge(context: Context, ready: Sequence[Prepared], sitting: Sitting) -> list
         answer = scores[prepared.candidate.key]
         results.append(_result(context, prepared, measurement, sitting, answer, data))
     context.show("score", 1.0, "")
-    return results
+    return _beside(results, sitting)
+
+
+def _beside(results: Sequence[Result], sitting: Sitting) -> list[Result]:
+    """Return the results with their latency beside that of the sitting's reference."""
+    by_artifact = {m.artifact: m for m in sitting.measurements}
+    measured = {
+        r.candidate.key: by_artifact[r.artifact] for r in results if r.artifact and not r.failure
+    }
+    reference = sitting.reference.artifact
+    own = next((r.candidate.key for r in results if r.artifact == reference), "")
+    found = measure.beside(measured, sitting, own, MARGIN)
+    return [dataclasses.replace(r, beside=found.get(r.candidate.key)) for r in results]
 
 
 def failed(prepared: Prepared) -> Result:
     """Return the result of a candidate that never came to be measured."""
-    values = _static(prepared.model) if prepared.model is not None else {}
+    values = counted(prepared.model) if prepared.model is not None else {}
     return Result(prepared.candidate, values, prepared.failure, notes=prepared.notes)
 
 
@@ -149,7 +182,7 @@ def _result(
 ) -> Result:
     assert prepared.compiled is not None
     assert prepared.model is not None
-    values = {**_static(prepared.model)}
+    values = {**counted(prepared.model, prepared.compiled.layers)}
     values |= measure.values(measurement, sitting, prepared.compiled, context.target)
     failure = measurement.failures.get("latency") or measurement.failures.get("outputs")
     notes = list(prepared.notes)
@@ -259,19 +292,3 @@ def read_test(
         else:
             scores[role], _ = accuracy(wait, data, measured.source)
     return scores
-
-
-def _static(model: OnnxModel) -> Mapping[str, Value]:
-    dense_macs = sum(layer.macs for layer in model.layers)
-    effective = sum(layer.macs * (1 - layer.sparsity) for layer in model.layers)
-    weights = sum(layer.parameters for layer in model.layers)
-    nonzero = sum(layer.nonzero for layer in model.layers)
-    numbers = {
-        "parameters": model.parameters,
-        "nonzero_parameters": model.nonzero,
-        "macs": dense_macs,
-        "effective_macs": round(effective),
-        "sparsity": 1 - nonzero / weights if weights else 0.0,
-        "denormals": model.denormals,
-    }
-    return {name: Value(name, float(n), Source.STATIC) for name, n in numbers.items()}

@@ -23,7 +23,6 @@ from hwbench.errors import StageError
 from hwbench.pruners._layers import evaluating, find_ends, run
 
 if TYPE_CHECKING:
-    from hwbench.pruners.channel import Options
     from hwbench.records import CompressionSpec
 
 _CUTS = "hwbench_cuts"
@@ -139,8 +138,13 @@ class Width:
         return [unit + block * len(self.scores) for block in range(self.blocks) for unit in gone]
 
 
-def width(group: Any, model: nn.Module, spec: CompressionSpec, options: Options) -> Width:
-    """Return a group's width, scores (normalised to mean 1, Fang et al. 2023) and bounds."""
+def width(
+    group: Any, model: nn.Module, spec: CompressionSpec, min_width: int, max_ratio: float
+) -> Width:
+    """Return a group's width, scores (normalised to mean 1, Fang et al. 2023) and bounds.
+
+    It keeps at least `min_width` channels and at least 1 - `max_ratio` of them.
+    """
     names = {module: name for name, module in model.named_modules()}
     name = names[group[0].dep.target.module]
     channels = len(group[0].idxs)
@@ -156,7 +160,7 @@ def width(group: Any, model: nn.Module, spec: CompressionSpec, options: Options)
         dense=dense,
         scores=tuple(scores.tolist()),
         blocks=blocks,
-        floor=max(min(options.min_width, dense), math.ceil(dense * (1 - options.max_ratio) - 1e-9)),
+        floor=max(min(min_width, dense), math.ceil(dense * (1 - max_ratio) - 1e-9)),
         multiple=spec.channel_multiple,
     )
 

@@ -66,7 +66,8 @@ class ChannelPruner:
         check_offer(spec, self.criteria, self.scopes, sparsity)
         own = copy.deepcopy(model)
         graph = _channels.Graph(own, example)
-        widths = [_channels.width(group, own, spec, self.options) for group in graph.groups]
+        low, most = self.options.min_width, self.options.max_ratio
+        widths = [_channels.width(group, own, spec, low, most) for group in graph.groups]
         if not widths:
             raise StageError(
                 "compress",

@@ -10,6 +10,12 @@ from hwbench import units
 from hwbench.records import METRICS, Result, Study
 from hwbench.report import look, picture, plane, plots, prose, table
 
+_ABOUT = {
+    "Speed-up": "latency of the dense model on the same backend over this one's",
+    "Verdict": "latency over the reference's (99 % interval), corrected for all comparisons; "
+    "within 2 % counts as equivalent",
+    "On front": "probability of being on the Pareto front, bootstrap over the generations",
+}
 Cells = Sequence[tuple[str, str]]
 
 
@@ -34,6 +40,7 @@ def page(study: Study) -> str:
         headline=prose.headline(study),
         figures=prose.figures(study),
         tests=prose.test_scores(study),
+        proxies=study.decision.proxies,
         counts=_counts(study),
         legend=_legend(study),
         drawings=[_drawing(study, flat, drawn is not None) for flat, drawn in drawings],
@@ -106,8 +113,7 @@ def _table(study: Study) -> Mapping[str, Any]:
 
 def _head(head: str, metric: str | None) -> Mapping[str, str]:
     if metric is None:
-        about = "latency of the dense model on the same backend over this one's"
-        return {"name": head, "unit": "", "about": about if head == "Speed-up" else ""}
+        return {"name": head, "unit": "", "about": _ABOUT.get(head, "")}
     title = METRICS[metric].title
     unit = head.removeprefix(title).strip(" ()")
     better = METRICS[metric].better

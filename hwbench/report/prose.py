@@ -75,6 +75,7 @@ def decision_markdown(study: Study) -> str:
     scores = [f"- {_plain(role)}: {_plain(score)}" for role, score in test_scores(study)]
     if scores:
         parts.append("On the test split, read once, after the choice:\n\n" + "\n".join(scores))
+    parts += [_plain(sentence) for sentence in study.decision.proxies]
     goals = [f"- {goal_words(goal)}" for goal in recipe.goals] or ["- none"]
     parts.append("## Goals\n\n" + "\n".join(goals))
     parts.append("## Candidates\n\n" + (_table(table.rows(study)) or "None."))

@@ -20,18 +20,27 @@ def rows(
 
     Columns: the candidate, its standing, whether it meets the goals, and the metrics (the
     recipe's objectives if none are named), whose headings carry unit and source. A missing number
-    reads ``n/a``; a value of a weaker source than its column's carries its own label.
+    reads ``n/a``; a value of a weaker source than its column's carries its own label. Beside the
+    latency stands the verdict on its ratio to the dense model; with `intervals` also the
+    probability of being on the front.
     """
     asked = tuple(dict.fromkeys(metrics or (*study.recipe.objectives, study.recipe.choose)))
     axes = {metric: look.axis(study.results, metric) for metric in asked}
     where = look.standings(study)
+    compared = any(r.beside is not None for r in study.results)
+    drawn = any(s.on_front is not None for s in study.decision.standings)
     found = []
     for result in look.ordered(study):
-        row = _head(result, where.get(result.candidate.key))
+        standing = where.get(result.candidate.key)
+        row = _head(result, standing)
+        if drawn and intervals:
+            row["On front"] = _chance(standing)
         for metric, axis in axes.items():
             row[heading(metric, axis)] = _cell(result, metric, axis, intervals=intervals)
             if metric == "latency_p50":
                 row["Speed-up"] = _speed_up(result, study)
+                if compared:
+                    row["Verdict"] = _verdict(result, intervals=intervals)
         found.append(row)
     return found
 
@@ -99,6 +108,22 @@ def _speed_up(result: Result, study: Study) -> str:
     return f"{ratio:.2f} ×" if ratio is not None else "n/a"
 
 
+def _verdict(result: Result, *, intervals: bool) -> str:
+    """Return what the ratio to the dense reference says; the reference itself says nothing."""
+    if result.beside is None:
+        return ""
+    low, high = result.beside.low, result.beside.high
+    known = intervals and low is not None and high is not None
+    ends = f" ({low:.3f}–{high:.3f})" if known else ""
+    return f"{result.beside.verdict}{ends}"
+
+
+def _chance(standing: Standing | None) -> str:
+    if standing is None or standing.on_front is None:
+        return "n/a"
+    return f"{standing.on_front * 100:.0f} %"
+
+
 def speed_up(result: Result, study: Study) -> float | None:
     """Return the latency of the dense model on the same backend over the candidate's."""
     own = look.known(result, "latency_p50")
@@ -143,6 +168,11 @@ def _record(
         "failed_in": failure.stage if failure else "",
         "failure": failure.message if failure else "",
         "notes": "; ".join(result.notes),
+        "on_front": standing.on_front if standing else None,
+        "latency_ratio": result.beside.ratio if result.beside else None,
+        "latency_ratio_low": result.beside.low if result.beside else None,
+        "latency_ratio_high": result.beside.high if result.beside else None,
+        "latency_verdict": result.beside.verdict if result.beside else "",
     }
     for metric in metrics:
         record |= _fields(metric, result.values.get(metric))

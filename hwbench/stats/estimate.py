@@ -20,7 +20,7 @@ from hwbench.stats.theory import (
     signed_rank_bounds,
     t_quantile,
 )
-from hwbench.stats.visits import by_generation, paired
+from hwbench.stats.visits import paired, visit_values
 
 PROCESS_SPREAD = 0.01
 """Standard deviation of ln(ratio) between processes that is assumed when only one was seen.
@@ -162,13 +162,19 @@ def ratio(
     return _two_level(groups, confidence, spread)
 
 
+def by_generation(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[int, float]:
+    """Return the ratio of each generation in which both were measured, by its number."""
+    groups = paired(candidate, reference)
+    return {generation: math.exp(hodges_lehmann(logs)) for generation, logs in groups.items()}
+
+
 def level(processes: Sequence[Process], confidence: float = 0.95) -> Interval:
     """Return the time of one call in seconds when nobody interrupts it.
 
     Two levels as in `ratio`, on the logarithm of the visit values. This is the clean figure;
     `percentile` shows what was experienced. Raises `StageError` without a visit.
     """
-    groups = [list(map(math.log, v.values())) for v in by_generation(processes).values() if v]
+    groups = [list(map(math.log, v.values())) for v in visit_values(processes).values() if v]
     if not groups:
         raise StageError("measure", "not a single visit was measured")
     return _two_level(groups, confidence, None)

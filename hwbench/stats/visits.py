@@ -29,9 +29,9 @@ def visit_value(visit: Visit) -> tuple[float, bool]:
 
 def paired(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[int, list[float]]:
     """Return ln(v_candidate / v_reference) by generation, of the rounds both have."""
-    theirs = by_generation(reference)
+    theirs = visit_values(reference)
     groups = {}
-    for generation, mine in sorted(by_generation(candidate).items()):
+    for generation, mine in sorted(visit_values(candidate).items()):
         others = theirs.get(generation, {})
         logs = [math.log(mine[r] / others[r]) for r in sorted(mine.keys() & others.keys())]
         if logs:
@@ -39,7 +39,7 @@ def paired(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[i
     return groups
 
 
-def by_generation(processes: Sequence[Process]) -> Mapping[int, dict[int, float]]:
+def visit_values(processes: Sequence[Process]) -> Mapping[int, dict[int, float]]:
     """Return the visit values by generation and round; a clock that stood still is no value."""
     found: dict[int, dict[int, float]] = defaultdict(dict)
     for process in processes:

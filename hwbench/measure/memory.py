@@ -1,0 +1,98 @@
+"""The memory pass: peaks of fresh processes, the empty runtime's, and those of other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hwbench import registry
+from hwbench.measure import passes
+from hwbench.measure.device import Device
+from hwbench.measure.shipment import Artifact, empty_jobs, kind_of, settings_of
+from hwbench.records import MeasureSpec, MemoryReading, TargetProfile
+from hwbench.worker.messages import Job, Memory, Settings
+
+
+def readings(
+    device: Device,
+    live: Mapping[str, Artifact],
+    done: passes.Done,
+    target: TargetProfile,
+    spec: MeasureSpec,
+    settings: Settings,
+    folder: Path,
+) -> Mapping[str, MemoryReading]:
+    """Return the reading of each artifact in `done`, with what else is needed to judge it.
+
+    That is the peak of its runtime with an empty model, and for backends that say so
+    (``MEMORY_VARIANTS``) the same of both with other options: ONNX Runtime without its arena.
+    """
+    models = [artifact.model for artifact in live.values()]
+    empties = empty_jobs(device, models, target, folder / "empty")
+    kept = _peaks(device, list(empties.values()), spec, settings_of(spec, target, ""), folder)
+    kept = {**kept, **_variant_peaks(device, live, empties, spec, settings, target, folder)}
+    found = {}
+    for name, message in done.items():
+        if "memory" not in message:
+            continue
+        artifact = live[name]
+        base = kept.get(empties[kind_of(artifact.model)].name)
+        variants = {}
+        for words in variants_of(artifact):
+            gross = kept.get(_named(name, words))
+            bare = kept.get(_named(empties[kind_of(artifact.model)].name, words))
+            if gross is not None and bare is not None and gross > bare:
+                variants[words] = gross - bare
+        found[name] = MemoryReading(**message["memory"], empty_runtime=base, variants=variants)
+    return found
+
+
+def variants_of(artifact: Artifact) -> Mapping[str, Mapping[str, Any]]:
+    """Return the options, by what is different, with which memory is read as well."""
+    module = registry.module("backends", artifact.model.candidate.backend.kind)
+    found: Mapping[str, Mapping[str, Any]] = getattr(module, "MEMORY_VARIANTS", {})
+    return found
+
+
+def _variant_peaks(
+    device: Device,
+    live: Mapping[str, Artifact],
+    empties: Mapping[str, Job],
+    spec: MeasureSpec,
+    settings: Settings,
+    target: TargetProfile,
+    folder: Path,
+) -> dict[str, int]:
+    jobs: list[Job] = []
+    bare: dict[str, Job] = {}
+    for artifact in live.values():
+        empty = empties[kind_of(artifact.model)]
+        for words, options in variants_of(artifact).items():
+            jobs.append(_varied(artifact.job(), words, options))
+            bare[_named(empty.name, words)] = _varied(empty, words, options)
+    found = _peaks(device, jobs, spec, settings, folder)
+    return found | _peaks(device, list(bare.values()), spec, settings_of(spec, target, ""), folder)
+
+
+def _varied(job: Job, words: str, options: Mapping[str, Any]) -> Job:
+    return replace(job, name=_named(job.name, words), options={**job.options, **options})
+
+
+def _named(name: str, words: str) -> str:
+    return f"{name} {words}"
+
+
+def _peaks(
+    device: Device, jobs: list[Job], spec: MeasureSpec, settings: Settings, folder: Path
+) -> dict[str, int]:
+    """Return the peak after the runs of each job that has one."""
+    done = passes.run(
+        device,
+        folder / "memory.jsonl",
+        jobs,
+        lambda left: Memory(left, settings, spec.memory_runs),
+        lambda _: None,
+    )
+    return {n: m["memory"]["after_runs"] for n, m in done.items() if "memory" in m}

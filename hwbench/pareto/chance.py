@@ -1,0 +1,101 @@
+"""How sure the front is: its chance in other processes, and what it owes to proxies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from hwbench import stats
+from hwbench.pareto.front import axis_kind, front, usable
+from hwbench.records import METRICS, Result, Source, Value
+
+PROXY_ERROR = 0.35
+"""Load times watts is off by this much on average, against RAPL."""
+MARGIN = 0.01
+"""Less than this share is no difference to a drawn front."""
+_STAND_INS = (Source.PROXY, Source.PREDICTED)
+_LEAST = 1e-12
+
+
+def on_front(results: Sequence[Result], objectives: Sequence[str]) -> dict[str, float]:
+    """Return each candidate's probability of being on the front, 0..1, by its key.
+
+    Whole generations of processes are drawn again and again (`stats.front_probability`); a
+    number without generations is taken as exact. A candidate that lacks an objective is left out.
+    """
+    import numpy as np
+
+    whole = {}
+    kinds = {m: axis_kind(results, m) for m in objectives}
+    live = [m for m in objectives if kinds[m] is not None]
+    for result in results:
+        found = {m: v for m in live if (v := usable(result, m, kinds[m])) is not None}
+        if live and len(found) == len(live):
+            whole[result.candidate.key] = found
+    counts = Counter(
+        len(v.generations) for axes in whole.values() for v in axes.values() if v.generations
+    )
+    length = counts.most_common(1)[0][0] if counts else 1
+    values = {
+        key: {m: _drawn(value, length) for m, value in axes.items()} for key, axes in whole.items()
+    }
+    better = {m: METRICS[m].better for m in live}
+    if not values:
+        return {}
+    rng = np.random.default_rng(0)
+    return stats.front_probability(values, better, rng, margin=MARGIN)
+
+
+def proxies(results: Sequence[Result], objectives: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence for each objective that is a proxy: what if it were off by 35 %?
+
+    Off by the same share for all, a proxy ranks as before. Here each candidate's may be off on
+    its own, either way: who would not be sure of the front any more, and who might join it?
+    """
+    said = []
+    before = front(results, objectives)
+    labels = {r.candidate.key: r.candidate.label for r in results}
+    for metric in objectives:
+        kind = axis_kind(results, metric)
+        if kind is None or kind[0] not in _STAND_INS:
+            continue
+        after = front([_loosened(r, metric) for r in results], objectives)
+        gained = sorted(labels[k] for k in set(after.members) - set(before.members))
+        lost = sorted(labels[k] for k in set(before.members) - set(after.members))
+        head = f"{METRICS[metric].title} is a {kind[0].value}. Off by 35 % either way"
+        if not gained and not lost:
+            said.append(f"{head}, candidate by candidate, the front would be the same.")
+            continue
+        parts = []
+        if gained:
+            parts.append(f"{_listed(gained)} might join the front")
+        if lost:
+            parts.append(f"{_listed(lost)} would owe {_their(lost)} place to it alone")
+        said.append(f"{head}, candidate by candidate, {' and '.join(parts)}.")
+    return tuple(said)
+
+
+def _drawn(value: Value, length: int) -> Sequence[float]:
+    assert value.value is not None
+    found = value.generations if len(value.generations) == length else (value.value,)
+    # The drawing is of logarithms; a share of 0 is worse than any other all the same.
+    return [max(number, _LEAST) for number in found]
+
+
+def _loosened(result: Result, metric: str) -> Result:
+    value = result.values.get(metric)
+    if value is None or value.value is None or value.source not in _STAND_INS:
+        return result
+    ends = sorted((value.value * (1 - PROXY_ERROR), value.value * (1 + PROXY_ERROR)))
+    loose = dataclasses.replace(value, low=ends[0], high=ends[1])
+    values: Mapping[str, Value] = {**result.values, metric: loose}
+    return dataclasses.replace(result, values=values)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _their(names: Sequence[str]) -> str:
+    return "its" if len(names) == 1 else "their"

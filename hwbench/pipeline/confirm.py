@@ -1,0 +1,122 @@
+"""The winner once more: head to head with its rivals, in fresh processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from hwbench import measure, pareto
+from hwbench.pipeline.context import Context, measuring_stamp
+from hwbench.pipeline.jobs import Prepared
+from hwbench.pipeline.judge import MARGIN, keep_samples, split
+from hwbench.records import (
+    Beside,
+    CompiledModel,
+    Conditions,
+    Decision,
+    Result,
+    Sitting,
+    digest,
+    to_json,
+)
+from hwbench.stats import Verdict
+
+_MORE = 2
+"""Generations on top: few models are measured, so each can be measured better."""
+
+
+def confirm(
+    context: Context,
+    decision: Decision,
+    results: Sequence[Result],
+    ready: Sequence[Prepared],
+    conditions: Conditions,
+) -> tuple[Decision, tuple[str, ...]]:
+    """Return the decision with its confirmation, and what the second sitting noted.
+
+    The chosen model is measured again beside the runner-up and the dense model. What comes out
+    does not change the choice; it is said: confirmed, a tie, or the other way round.
+    """
+    rivals = pareto.rivals(results, decision, context.recipe)
+    made = {p.candidate.key: p.compiled for p in ready if p.compiled is not None}
+    chosen = made.get(decision.chosen or "")
+    found = {r.candidate.key: m for r in rivals if (m := made.get(r.candidate.key)) is not None}
+    others = {k: m for k, m in found.items() if chosen is not None and m.digest != chosen.digest}
+    if chosen is None or not others:
+        return decision, ()
+    sitting = _sit(context, chosen, list(others.values()), conditions)
+    measured = {m.artifact: m for m in sitting.measurements}
+    by_key = {key: measured[model.digest] for key, model in others.items()}
+    beside = measure.beside(by_key, sitting, decision.chosen or "", MARGIN)
+    confirmed = tuple(dataclasses.replace(b, other=key) for key, b in beside.items())
+    said = words(confirmed, {r.candidate.key: r for r in results}, sitting.valid)
+    whole = dataclasses.replace(
+        decision, confirmed=confirmed, reason=f"{decision.reason} {said}".strip()
+    )
+    return whole, tuple(f"head to head: {note}" for note in sitting.notes)
+
+
+def words(confirmed: Sequence[Beside], results: Mapping[str, Result], valid: bool) -> str:
+    """Return in a sentence what the second sitting says of the choice."""
+    said = []
+    for beside in confirmed:
+        label = results[beside.other].candidate.label
+        change = abs(beside.ratio - 1.0)
+        match beside.verdict:
+            case Verdict.SLOWER:
+                said.append(f"{label} came out {change:.1%} slower (confirmed)")
+            case Verdict.FASTER:
+                said.append(f"{label} came out {change:.1%} faster: the other way round")
+            case Verdict.EQUIVALENT:
+                said.append(f"{label} came out the same within {MARGIN:.0%}: a tie")
+            case _:
+                seen = (
+                    f", less than {beside.detectable:.1%} is not seen" if beside.detectable else ""
+                )
+                said.append(f"{label} could not be told from it: a tie{seen}")
+    if not said:
+        return ""
+    doubt = "" if valid else " (the chosen model and its own copy came out different: not sure)"
+    return f"Head to head in fresh processes, {'; '.join(said)}{doubt}."
+
+
+def _sit(
+    context: Context, chosen: CompiledModel, others: Sequence[CompiledModel], now: Conditions
+) -> Sitting:
+    spec = dataclasses.replace(
+        context.spec,
+        generations=context.spec.generations + _MORE,
+        half_width=context.spec.half_width / 2,
+        seed=context.spec.seed + 1,
+    )
+    inputs = split(context, "validation")
+    key = digest(
+        {
+            "duel": [chosen.digest, *(o.digest for o in others)],
+            "spec": to_json(spec),
+            "target": to_json(context.target),
+            "fingerprint": now.fingerprint,
+            "inputs": to_json(context.recipe.workload),
+            "batch": context.recipe.batch,
+            "code": measuring_stamp(),
+        }
+    )
+    if context.fresh and context.cache.find("duel", key, Sitting) is not None:
+        context.cache.forget("duel", key)
+    sitting = context.cache.make(
+        "duel",
+        key,
+        Sitting,
+        lambda folder: measure.duel(
+            [chosen, *others],
+            chosen,
+            context.target,
+            spec,
+            inputs.inputs,
+            folder,
+            lambda share, label: context.show("measure", share, f"head to head: {label}"),
+        ),
+        resume=True,
+    )
+    keep_samples(context.cache.folder("duel", key), context.run.folder / "samples" / "head-to-head")
+    return sitting
