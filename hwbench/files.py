@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,19 +23,38 @@ _SAYINGS = {
 }
 
 
+def _read_umask() -> int:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask
+
+
+# Read once, at import: it can only be read by setting it, which is no good among threads.
+_UMASK = _read_umask()
+
+
 @contextlib.contextmanager
 def said(path: Path) -> Iterator[None]:
     """Turn a full disk or a read-only folder inside the block into a `UserError`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _SAYINGS:
+        saying = _saying(error)
+        if saying is None:
             raise
         raise UserError(
-            f"cannot write: {_SAYINGS[error.errno]}",
+            f"cannot write: {saying}",
             where=str(path),
             mend="make room or choose another folder; finished work is kept, run the same again",
         ) from error
+
+
+def _saying(error: OSError) -> str | None:
+    """Return what went wrong in words; shutil.copytree packs several errors into one."""
+    if isinstance(error, shutil.Error):
+        told = str(error)
+        return next((s for c, s in _SAYINGS.items() if os.strerror(c) in told), None)
+    return _SAYINGS.get(error.errno) if error.errno is not None else None
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -52,9 +72,7 @@ def write(path: Path, content: str | bytes) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             # mkstemp makes files private; what we leave behind is for everybody to read.
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(name).chmod(0o666 & ~umask)
+            Path(name).chmod(0o666 & ~_UMASK)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

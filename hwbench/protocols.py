@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from hwbench.records import (
     Candidate,
@@ -49,6 +49,14 @@ class Workload(Protocol):
 
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> float:
         """Return the metric of the model's outputs (one row a sample) against the labels."""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A workload that can try itself out before anything long begins."""
+
+    def check(self) -> None:
+        """Try everything but the test split once; raises `UserError` for a mistake."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,7 @@ class CompressionSpec:
     ``pattern`` is ``dense``, ``channel``, ``unstructured``, ``N:M`` (N kept of M) or ``NxM``
     (blocks of N output by M input channels). ``sparsity`` is the share of *channels* removed
     for ``channel`` and the share of *weights* that are zero for every other pattern.
+    ``options`` are those of the pruner that makes the pattern.
     """
 
     workload: WorkloadSpec
@@ -181,6 +182,7 @@ class CompressionSpec:
     schedule: Schedule = "oneshot"
     steps: int = 1
     channel_multiple: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
     recovery: TrainSpec | None = None
     seed: int = 0
 
@@ -588,6 +590,7 @@ class Method:
     schedule: Schedule
     steps: int
     sparsities: tuple[float, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def _compression(
         schedule=method.schedule,
         steps=method.steps,
         channel_multiple=multiple,
+        options=method.options,
         recovery=recipe.recovery,
         seed=seed,
     )

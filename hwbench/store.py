@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,8 +82,10 @@ class Cache:
             return record
 
     def forget(self, room: str, key: str) -> None:
-        """Drop an entry, so that it is made again."""
-        shutil.rmtree(self.folder(room, key), ignore_errors=True)
+        """Drop an entry, so that it is made again; waits while somebody makes it."""
+        folder = self.folder(room, key)
+        with files.locked(folder.parent / f"{key}.lock", wait=True):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,13 @@ class Run:
     folder: Path
     resumed: bool
 
-    def append(self, result: Result) -> None:
-        """Write one candidate's result, as soon as it exists."""
-        line = json.dumps({"format": FORMAT, "result": to_json(result)})
-        files.append(self.folder / "results.jsonl", line)
+    def keep(self, results: Iterable[Result]) -> None:
+        """Write results as soon as they exist; those that stand there already are left out."""
+        known = {r.candidate.key: r for r in self.results()}
+        for result in results:
+            if known.get(result.candidate.key) != result:
+                line = json.dumps({"format": FORMAT, "result": to_json(result)})
+                files.append(self.folder / "results.jsonl", line)
 
     def results(self) -> list[Result]:
         """Return the results so far: the last word on each candidate, in order of appearance."""
@@ -126,10 +131,14 @@ def finish(run: Run) -> None:
     """Point ``latest`` of the recipe, of the target and of all at a finished run."""
     target = run.folder.parent
     for link in (target / "latest", target.parent.parent / "latest"):
-        temporary = link.with_name(f".{link.name}.new")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(run.folder.relative_to(link.parent))
-        temporary.replace(link)
+        if link.is_dir() and not link.is_symlink():
+            # Somebody's own folder; the run is there under its time all the same.
+            continue
+        with files.said(link):
+            temporary = link.with_name(f".{link.name}.new")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(run.folder.relative_to(link.parent))
+            temporary.replace(link)
 
 
 def write_study(study: Study, folder: Path) -> None:

@@ -27,6 +27,9 @@ def run(arguments: list[str]) -> int:
         complain(error)
         return error.exit_code
     except typer.TyperException as error:
+        if not error.format_message():
+            # No verb at all: typer has printed the help, and there is no more to say.
+            return Exit.USAGE
         complain(UserError(error.format_message(), mend="hwbench --help, or hwbench VERB --help"))
         return Exit.USAGE
     except BrokenPipeError:

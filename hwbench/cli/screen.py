@@ -100,7 +100,9 @@ class _Lines:
             self._phase, self._began = phase, now
         self._said = now
         spent = now - self._began
-        left = f", about {units.duration(spent / share - spent)} left" if share > 0.02 else ""
+        # The first second of a phase says nothing about the rest.
+        told = share > 0.02 and spent > 1
+        left = f", about {units.duration(spent / share - spent)} left" if told else ""
         number = PHASES.index(phase) + 1
         line = f"[{number}/{len(PHASES)}] {_TITLES[phase]}: {share:.0%}{left}  {label}"
         print(line.rstrip(), file=sys.stderr, flush=True)

@@ -154,25 +154,30 @@ def targets(as_json: AsJson = False) -> None:
 @app.command(name="list")
 def list_(reports: Reports = _REPORTS, as_json: AsJson = False) -> None:
     """List the finished runs, the recipes, and the plug-ins with what each still needs."""
-    runs = [(folder, store.read_study(folder)) for folder in store.runs(reports)]
+    runs = list(map(_run_row, store.runs(reports)))
     plugins = {g: {n: registry.lacking(g, n) for n in registry.names(g)} for g in registry.GROUPS}
     if as_json:
         found: dict[str, Any] = {
-            "runs": [
-                {"folder": str(f), "decision": to_json(s.decision), "started": s.started}
-                for f, s in runs
-            ],
+            "runs": runs,
             "recipes": config.known("recipes"),
             "plugins": plugins,
         }
         print(json.dumps(found, indent=2))
         return
-    rows = [{"run": str(f), "started": s.started, "decision": s.decision.reason} for f, s in runs]
-    screen.table(f"runs: {len(rows)}", rows)
+    screen.table(f"runs: {len(runs)}", runs)
     screen.out.print(f"recipes: {', '.join(config.known('recipes'))}")
     for group, members in plugins.items():
         words = [f"{n} (needs {', '.join(lack)})" if lack else n for n, lack in members.items()]
         screen.out.print(f"{group}: {', '.join(words)}")
+
+
+def _run_row(folder: Path) -> dict[str, str]:
+    try:
+        study = store.read_study(folder)
+    except UserError as error:
+        # One folder from a newer hwbench must not hide the others.
+        return {"run": str(folder), "started": "", "decision": f"cannot be read: {error.what}"}
+    return {"run": str(folder), "started": study.started, "decision": study.decision.reason}
 
 
 @app.command()
@@ -214,8 +219,9 @@ def export(
     cache: CacheRoot = _CACHE,
 ) -> None:
     """Write a candidate as a folder that runs without hwbench: ONNX, artifact, manifest, script."""
-    if to.exists() and any(to.iterdir()):
-        raise UserError("is not empty", where=str(to), mend="name a new folder")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        what = "is not empty" if to.is_dir() else "is a file"
+        raise UserError(what, where=str(to), mend="name a new folder")
     for path in pipeline.export(run, candidate, to, pipeline.Place(cache=cache)):
         screen.out.print(str(path), soft_wrap=True)
 

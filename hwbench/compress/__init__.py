@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.compress import schedule
 from hwbench.compress.training import Progress, fit, reestimate_norms, score, seeded
+from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Workload
 from hwbench.pruners import _weights
 from hwbench.records import CompressedModel, CompressionSpec, TrainSpec
@@ -71,7 +72,7 @@ def _train_dense(
 def _prune(
     spec: CompressionSpec, workload: Workload, model: nn.Module, progress: Progress
 ) -> tuple[Pruned, Mapping[str, float]]:
-    pruner, example = _weights.pruner_for(spec.pattern), _weights.example_of(workload)
+    pruner, example = _weights.pruner_for(spec.pattern, spec.options), _weights.example_of(workload)
     recovery = spec.recovery or TrainSpec(epochs=0)
     steps = schedule.plan(spec.schedule, spec.steps, spec.sparsity)
     if not recovery.epochs:
@@ -83,9 +84,11 @@ def _prune(
         made = pruner.prune(made.model, example, spec, step.sparsity)
         last = step is steps[-1]
         if last:
-            scores["pruned"] = score(made.model, workload)
+            scores |= _on_the_way("pruned", made.model, workload)
         reestimate_norms(made.model, workload, seed=spec.seed)
-        if last:
+        if last and recovery.epochs:
+            scores |= _on_the_way("bn_reestimated", made.model, workload)
+        elif last:
             scores["bn_reestimated"] = score(made.model, workload)
         if recovery.epochs:
             start = 0.0 if step is steps[0] else step.at
@@ -102,6 +105,14 @@ def _prune(
     if recovery.epochs:
         scores["finetuned"] = score(made.model, workload)
     return made, scores
+
+
+def _on_the_way(moment: str, model: nn.Module, workload: Workload) -> Mapping[str, float]:
+    """Return a score that decides nothing; none where collapsed outputs have none (AUC, F1)."""
+    try:
+        return {moment: score(model, workload)}
+    except StageError:
+        return {}
 
 
 def _bake(made: Pruned) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+import hwbench
 from hwbench.config import door
 from hwbench.config.measure import MeasureTable
 from hwbench.config.recipe import GoalTable, RecipeFile, build_goals
@@ -60,7 +61,7 @@ def policy(name: str, changes: Mapping[str, Any], max_time: float | None = None)
 
 def known(folder: str) -> tuple[str, ...]:
     """Return the names of the YAML files in ``recipes`` or ``targets`` here."""
-    return tuple(sorted(p.stem for p in Path(folder).glob("*.yaml")))
+    return tuple(sorted({p.stem for place in _places(folder) for p in place.glob("*.yaml")}))
 
 
 def schema(what: str) -> str:
@@ -77,10 +78,16 @@ def _find(name: str, folder: str) -> Path:
         if not path.exists():
             raise UserError(f"there is no file {name}", where=folder[:-1])
         return path
-    path = Path(folder) / f"{name}.yaml"
-    if not path.exists():
-        raise UserError(
-            f"there is no {folder[:-1]} {name!r} in {folder}/",
-            mend=did_you_mean(name, known(folder)),
-        )
-    return path
+    for place in _places(folder):
+        path = place / f"{name}.yaml"
+        if path.exists():
+            return path
+    raise UserError(
+        f"there is no {folder[:-1]} {name!r} in {folder}/",
+        mend=did_you_mean(name, known(folder)),
+    )
+
+
+def _places(folder: str) -> list[Path]:
+    """Return where files are looked for: here, then in the checkout that is installed."""
+    return [Path(folder), Path(hwbench.__file__).parents[1] / folder]

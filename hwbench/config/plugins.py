@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import typing
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from hwbench import registry
+from hwbench.config import door
 from hwbench.errors import UserError
 from hwbench.records import PluginSpec, file_digest
 
@@ -79,15 +81,53 @@ def specs_of(table: BaseModel, folder: Path, *, defaults: bool) -> tuple[PluginS
     return tuple(specs)
 
 
+def checked(group: str, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a plug-in's options with the defaults filled in; raises `UserError` at `where`."""
+    return door.check(options_model(group, name, False), dict(options), where).model_dump()
+
+
 def files_digest(options: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> str:
-    """Return a content hash of the files that options of type `Path` name ("" if none)."""
-    paths = [Path(options[name]) for name, kind in kinds.items() if kind is Path and options[name]]
+    """Return a content hash of the files that options of type `Path` name ("" if none).
+
+    A Python file counts with the files beside it that it imports, and with what those import.
+    """
+    named: list[str] = []
+    for name, kind in kinds.items():
+        if kind is Path and options[name]:
+            named.append(options[name])
+        elif kind == tuple[Path, ...]:
+            named += options[name]
+    paths = [Path(name) for name in named]
     for path in paths:
         if not path.is_file():
             raise UserError(
                 f"there is no file {path}", where=where, mend="paths count from the recipe's folder"
             )
-    return file_digest(*paths) if paths else ""
+    found: dict[Path, None] = {}
+    for path in paths:
+        _with_imports(path, found)
+    return file_digest(*found) if found else ""
+
+
+def _with_imports(path: Path, found: dict[Path, None]) -> None:
+    """Add a file to `found`, and the Python files beside it that it imports."""
+    if path in found:
+        return
+    found[path] = None
+    if path.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # the workload itself will say so, with the line
+    names = {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    for name in sorted(names):
+        place = path.parent / name.split(".")[0]
+        beside = [place.with_suffix(".py"), *sorted(place.rglob("*.py"))]
+        for other in beside:
+            if other.is_file():
+                _with_imports(other, found)
 
 
 def option_kinds(group: str, name: str) -> dict[str, Any]:
@@ -98,4 +138,4 @@ def option_kinds(group: str, name: str) -> dict[str, Any]:
 def _plain(value: Any, folder: Path) -> Any:
     if isinstance(value, Path):
         return str(value if value.is_absolute() else (folder / value).resolve())
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(v, folder) for v in value] if isinstance(value, tuple | list) else value

@@ -58,6 +58,7 @@ class MethodTable(_Table):
     scope: str | None = Field(None, description="global or local (each layer the same share)")
     schedule: Schedule = Field("oneshot", description="how sparsity grows while fine-tuning")
     steps: int = Field(8, ge=2, description="pruning steps of a schedule that is not oneshot")
+    options: dict[str, Any] = Field({}, description="the pruner's own options")
     sparsities: list[Sparsity] | None = Field(
         None, description="share of channels (channel) or weights; search.sparsities if absent"
     )
@@ -163,14 +164,32 @@ def build_goals(metric: str, table: GoalTable, where: str) -> list[Goal]:
         limit = getattr(table, kind)
         if limit is not None:
             number = units.parse(limit, METRICS[metric].unit, where=f"{place}.{kind}")
+            _sane(metric, number, limit, f"{place}.{kind}")
             goals.append(Goal(metric, kind, number))
     return goals
+
+
+def _sane(metric: str, number: float, written: Quantity, where: str) -> None:
+    """Refuse limits that nothing or everything would meet: 90 for 90 %, or a negative time."""
+    unit = METRICS[metric].unit
+    if unit == "score":
+        return
+    if number < 0:
+        raise UserError(f"{written!r} is negative", where=where, expected="0 or more")
+    if unit == "fraction" and number >= 1:
+        raise UserError(
+            f"{written!r} means {number * 100:g} %",
+            where=where,
+            expected="a share below 1, such as 1pp, 90% or 0.9",
+            mend=f"did you mean {written}pp or {written}%?",
+        )
 
 
 def _method(table: MethodTable, search: SearchTable, index: int, where: str) -> Method:
     place = f"{where}: search.methods[{index}]"
     try:
-        pruner = registry.module("pruners", pruners.for_pattern(table.pattern)).PLUGIN
+        name = pruners.for_pattern(table.pattern)
+        pruner = registry.module("pruners", name).PLUGIN
     except UserError as error:
         raise UserError(error.what, where=f"{place}.pattern", expected=error.expected) from error
     if table.pattern == "dense":
@@ -186,6 +205,7 @@ def _method(table: MethodTable, search: SearchTable, index: int, where: str) -> 
         schedule=table.schedule,
         steps=1 if table.schedule == "oneshot" else table.steps,
         sparsities=_sparsities(table, search, f"{place}.sparsities"),
+        options=plugins.checked("pruners", name, table.options, f"{place}.options"),
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import stats
-from hwbench.measure import trial
+from hwbench.measure import agreement, trial
 from hwbench.measure.device import Device, opened
 from hwbench.measure.trial import Trial
 from hwbench.records import MeasureSpec, Process, TargetProfile, Visit
@@ -32,6 +32,7 @@ _DRIFT = 0.20
 _OFFSET = 0.02
 _ORDER = 0.05
 _OVERHEAD_CALLS = 20_000
+_AGREES = 0.03
 
 Show = Callable[[float, str], None]
 
@@ -72,7 +73,8 @@ FULL = Plan(24, 12, 10, 3, (0.01, 0.02, 0.03, 0.05), (0.02, 0.03))
 _BASE = MeasureSpec(policy="selftest", warmup_seconds=1.0, timeout=30.0, max_time=120.0)
 COARSE = dataclasses.replace(_BASE, generations=3, looks=(12,))
 FINE = dataclasses.replace(_BASE, generations=5, looks=(12, 25), half_width=0.01)
-"""What 2 % and less is looked for with; COARSE is enough for more."""
+MIDDLE = dataclasses.replace(_BASE, generations=4, looks=(12,))
+"""What 2 % and less is looked for with, and what 3 %; COARSE is enough for more."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -172,6 +174,19 @@ def judge_overhead(inside: Sequence[float], around: Sequence[float], call: float
     )
 
 
+def judge_agreement(loop: str, pairs: Sequence[tuple[float, float]]) -> Row:
+    """Return how far our loop's times are from another's, of pairs measured in turn."""
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    level = statistics.median(theirs for _, theirs in pairs)
+    return Row(
+        f"agreement with {loop}",
+        len(pairs),
+        f"ours / theirs = {ratio:.4f} (median of pairs in turn, {level * 1e6:.0f} µs a call)",
+        f"within {_AGREES:.0%}",
+        abs(ratio - 1.0) <= _AGREES,
+    )
+
+
 # --------------------------------------------------------------------------------------------
 # planting
 
@@ -238,6 +253,10 @@ def run(target: TargetProfile, full: bool, show: Show) -> Iterator[Row]:
         if target.connection is not None and target.connection.kind == "local":
             yield from _crowded(device, plan, show)
         yield overhead(stats.level(same[0].reference).estimate)
+        if full:
+            show(0.9, "agreement with other loops")
+            for loop, pairs in agreement.loops(Path(folder)):
+                yield judge_agreement(loop, pairs)
 
 
 def _same(device: Device, plan: Plan, show: Show) -> tuple[list[Trial], Trial]:
@@ -265,7 +284,7 @@ def _slow(
     device: Device, plan: Plan, share: float, show: Show, affinity: Sequence[int] = ()
 ) -> list[Trial]:
     found = []
-    spec = FINE if share <= MARGIN else COARSE
+    spec = FINE if share <= MARGIN else MIDDLE if share <= 0.03 else COARSE
     doubles = {f"slow {n}": {"slower": share} for n in range(plan.slow_copies)}
     for number in range(plan.slow_sittings):
         label = f"{share:.0%} slower, sitting {number + 1} of {plan.slow_sittings}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,18 @@ from typing import TypeVar
 from hwbench import measure, pareto, report, search, store
 from hwbench.pipeline import bundle
 from hwbench.pipeline.confirm import confirm
-from hwbench.pipeline.context import Context, Place, Show, open_cache, stamp, versions
+from hwbench.pipeline.context import (
+    Context,
+    Place,
+    Show,
+    measure_spec,
+    open_cache,
+    stamp,
+    versions,
+)
 from hwbench.pipeline.crew import Crew
 from hwbench.pipeline.jobs import Job, Prepare, Prepared
-from hwbench.pipeline.judge import failed, judge, read_test, sit
+from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
 from hwbench.pipeline.prepare import prepare, weights
 from hwbench.records import (
     Candidate,
@@ -32,12 +41,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run leaves: its study, its folder and the files in it."""
+    """What a run leaves: its study, its folder and the files in it.
+
+    ``trusted`` is False when the sitting could not tell the reference from its own copy.
+    """
 
     study: Study
     folder: Path
     written: tuple[Path, ...]
     resumed: bool
+    trusted: bool
 
 
 def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Outcome:
@@ -53,15 +66,16 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
         "target": to_json(target),
         "stamp": stamp(),
         "fingerprint": conditions.fingerprint,
+        "fresh": place.fresh,
     }
     with store.open_run(place.reports, recipe.name, target.name, config) as run:
-        log = run.folder / "log.txt"
-        log.touch()
-        with Crew(place.jobs, log, _progress(candidates, show)) as crew:
-            spec = dataclasses.replace(recipe.measure, **target.measure)
-            cache = open_cache(place)
-            context = Context(recipe, target, spec, cache, run, crew, show, place.fresh)
-            study, ready = _study(context, candidates, conditions)
+        with Crew(place.jobs, run.folder / "logs", _progress(candidates, show)) as crew:
+            spec, cache = measure_spec(recipe, target), open_cache(place)
+            # A fresh run that was interrupted goes on with what it has measured.
+            fresh = place.fresh and not run.resumed
+            context = Context(recipe, target, spec, cache, run, crew, show, fresh)
+            check_metric(context)
+            study, ready, trusted = _study(context, candidates, conditions)
         show("report", 0.0, "writing the report")
         written = bundle.write(study, ready, run.folder / "model")
         store.write_study(study, run.folder)
@@ -69,22 +83,19 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
         written += report.write(study, run.folder)
         store.finish(run)
         show("report", 1.0, str(run.folder))
-        return Outcome(study, run.folder, written, run.resumed)
+        return Outcome(study, run.folder, written, run.resumed, trusted)
 
 
 def _study(
     context: Context, candidates: Sequence[Candidate], conditions: Conditions
-) -> tuple[Study, Sequence[Prepared]]:
+) -> tuple[Study, Sequence[Prepared], bool]:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     seconds: dict[str, float] = {}
     ready = _timed(seconds, "prepare", lambda: prepare(context, candidates))
-    for prepared in ready:
-        if prepared.failure is not None:
-            context.run.append(failed(prepared))
+    context.run.keep(failed(p) for p in ready if p.failure is not None)
     sitting = _timed(seconds, "measure", lambda: sit(context, ready, conditions))
     results = _timed(seconds, "score", lambda: judge(context, ready, sitting))
-    for result in results:
-        context.run.append(result)
+    context.run.keep(results)
     first = pareto.decide(results, context.recipe, context.target)
     decision, remarks = _timed(
         seconds, "confirm", lambda: confirm(context, first, results, ready, conditions)
@@ -103,7 +114,7 @@ def _study(
         seconds=seconds,
         notes=(*notes, *sitting.notes, *remarks),
     )
-    return study, ready
+    return study, ready, sitting.valid
 
 
 def _timed(seconds: dict[str, float], phase: str, work: Callable[[], T]) -> T:
@@ -116,11 +127,15 @@ def _timed(seconds: dict[str, float], phase: str, work: Callable[[], T]) -> T:
 def _progress(candidates: Sequence[Candidate], show: Show) -> Callable[[Job, float], None]:
     """Return what turns the hands' progress into that of the whole preparing."""
     weigh: Mapping[str, float] = weights(candidates)
-    shares: dict[str, float] = {}
+    shares = dict.fromkeys(weigh, 0.0)
+    lock = threading.Lock()
 
     def heard(job: Job, share: float) -> None:
-        if isinstance(job, Prepare):
-            spec = job.candidates[0].compression
+        if not isinstance(job, Prepare):
+            return
+        spec = job.candidates[0].compression
+        # Every hand is listened to by a thread of its own.
+        with lock:
             shares[spec.key] = share
             done = sum(weigh[key] * part for key, part in shares.items())
             show("prepare", min(done, 1.0), spec.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -90,6 +91,11 @@ def _source(places: Sequence[str]) -> str:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
             source.update(path.read_bytes())
     return source.hexdigest()
+
+
+def measure_spec(recipe: Recipe, target: TargetProfile) -> MeasureSpec:
+    """Return how to measure: the recipe's policy, with what the device needs on top."""
+    return dataclasses.replace(recipe.measure, **target.measure)
 
 
 def open_cache(place: Place) -> Cache:

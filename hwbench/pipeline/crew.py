@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hwbench import files
 from hwbench.errors import StageError, UserError
 from hwbench.pipeline.jobs import ANSWERS, Answer, Job
 from hwbench.records import Failure, from_json, to_json
@@ -33,15 +34,17 @@ class Crew:
     its future, a mistake of the user's `UserError`.
     """
 
-    def __init__(self, size: int, log: Path, heard: Heard, silence: float = _SILENCE) -> None:
-        """Prepare `size` hands (started when there is work); they print into `log`."""
+    def __init__(self, size: int, logs: Path, heard: Heard, silence: float = _SILENCE) -> None:
+        """Prepare `size` hands (started when there is work); each prints into a file in `logs`."""
         self._jobs: queue.SimpleQueue[tuple[Job, Future[list[Answer]]] | None]
         self._jobs = queue.SimpleQueue()
-        self._log, self._heard, self._silence = log, heard, silence
-        self._hands: list[_Hand] = []
+        self._heard, self._silence = heard, silence
         threads = max(1, (os.cpu_count() or 1) // size)
+        with files.said(logs):
+            logs.mkdir(exist_ok=True)
+        self._hands = [_Hand(logs / f"hand-{n}.txt", threads) for n in range(1, size + 1)]
         self._threads = [
-            threading.Thread(target=self._work, args=(threads,), daemon=True) for _ in range(size)
+            threading.Thread(target=self._work, args=(hand,), daemon=True) for hand in self._hands
         ]
 
     def __enter__(self) -> Crew:
@@ -57,10 +60,15 @@ class Crew:
         tb: TracebackType | None,
     ) -> None:
         """End every hand; what they were doing is lost, what they had finished is cached."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        with contextlib.suppress(queue.Empty):
+            while (waiting := self._jobs.get_nowait()) is not None:
+                waiting[1].cancel()
         for hand in self._hands:
             hand.end()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def submit(self, job: Job) -> Future[list[Answer]]:
         """Queue a job; the future holds its answers."""
@@ -68,9 +76,7 @@ class Crew:
         self._jobs.put((job, future))
         return future
 
-    def _work(self, threads: int) -> None:
-        hand = _Hand(self._log, threads)
-        self._hands.append(hand)
+    def _work(self, hand: _Hand) -> None:
         for job, future in iter(self._jobs.get, None):
             try:
                 future.set_result(self._do(hand, job))
@@ -79,7 +85,6 @@ class Crew:
             except BaseException as error:
                 future.set_exception(error)
                 raise
-        hand.end()
 
     def _do(self, hand: _Hand, job: Job) -> list[Answer]:
         answers: list[Answer] = []
@@ -102,12 +107,18 @@ class _Hand:
 
     def __init__(self, log: Path, threads: int) -> None:
         self._log, self._threads = log, threads
+        self._lock = threading.Lock()
+        self._ended = False
+        log.touch()
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def ask(self, job: Job, silence: float) -> Iterator[dict[str, Any]]:
         """Yield the messages about one job. Raises `StageError` when the hand dies over it."""
-        process = self._started()
+        with self._lock:
+            if self._ended:
+                raise StageError("prepare", "the run was stopped")
+            process = self._started()
         assert process.stdin is not None
         line = json.dumps({"job": type(job).__name__, "data": to_json(job)})
         log_start = self._log.stat().st_size
@@ -126,11 +137,16 @@ class _Hand:
                 return
 
     def end(self) -> None:
-        """Kill the child."""
-        if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        """Kill the child; it is not started again."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None and self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # what it did not read is lost anyway
+                self._process.stdin.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
@@ -168,8 +184,9 @@ class _Hand:
 def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes]) -> None:
     """Hand on the child's lines, and an empty one at its end."""
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout:
+        for line in process.stdout:
+            lines.put(line)
     lines.put(b"")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench import search
-from hwbench.pipeline.context import Place, open_cache
+from hwbench.pipeline.context import Place, measure_spec, open_cache
 from hwbench.pipeline.prepare import found
 from hwbench.records import Candidate, CompressedModel, CompressionSpec, Recipe, TargetProfile
 from hwbench.store import Cache
@@ -43,10 +43,12 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
     cached = {k for k in specs if cache.find("compress", k, CompressedModel) is not None}
     ready = [c for c in candidates if found(cache, c, target) is not None]
     epoch, basis = _epoch_seconds(cache, specs)
-    work = sum(_epochs(s) * epoch for k, s in specs.items() if k not in cached)
+    todo = [s for k, s in specs.items() if k not in cached]
+    dense = sum(_epochs(s) * epoch for s in todo if s.is_dense)
+    work = sum(_epochs(s) * epoch for s in todo if not s.is_dense)
     files = len({c.export.key for c in candidates} - {c.export.key for c in ready})
     work += files * _EXPORT + (len(candidates) - len(ready)) * _COMPILE
-    spec = recipe.measure
+    spec = measure_spec(recipe, target)
     visits = spec.generations * spec.looks[-1] * spec.visit_seconds
     one = visits + spec.generations * _START + _PASSES + spec.energy_seconds
     return Forecast(
@@ -57,7 +59,8 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
         trainings_cached=len(cached),
         artifacts=len(candidates),
         artifacts_cached=len(ready),
-        prepare_seconds=work / place.jobs,
+        # One dense model after the other holds up everything that is pruned from it.
+        prepare_seconds=dense + work / place.jobs,
         measure_seconds=min(one * (len(candidates) + 2), spec.max_time),
         basis=basis,
         folder=place.reports / recipe.name / target.name,
@@ -72,7 +75,7 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
             "decision.md",
             "decision.json",
             "model/",
-            "log.txt",
+            "logs/",
         ),
     )
 

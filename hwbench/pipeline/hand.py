@@ -35,7 +35,7 @@ from hwbench.pipeline.jobs import (
     Scored,
     WriteInputs,
 )
-from hwbench.protocols import Split, Workload
+from hwbench.protocols import Checked, Split, Workload
 from hwbench.records import (
     Candidate,
     CompiledModel,
@@ -167,6 +167,9 @@ def _write_inputs(job: WriteInputs) -> Inputs:
 
     workload = _workload(job.workload)
     split: Split = "test" if job.split == "test" else "validation"
+    if split == "validation" and isinstance(workload, Checked):
+        # The first that is asked of a workload: its mistakes show before anything is trained.
+        workload.check()
     inputs, labels = workload.data(split)
     paths = (job.folder / "inputs.npy", job.folder / "labels.npy")
     for path, tensor in zip(paths, (inputs, labels), strict=True):

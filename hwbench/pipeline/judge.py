@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hwbench import files, measure
-from hwbench.errors import StageError
+from hwbench.errors import StageError, UserError
 from hwbench.pipeline.context import Context, measuring_stamp
 from hwbench.pipeline.counted import counted
 from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
@@ -70,6 +70,9 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
         resume=True,
     )
     keep_samples(context.cache.folder("measure", key), context.run.folder / "samples")
+    if not sitting.valid:
+        # What cannot be trusted is shown, and measured again by the next run.
+        context.cache.forget("measure", key)
     if kept is None:
         return sitting
     when = sitting.before.state.get("utc", "an earlier run")
@@ -130,6 +133,22 @@ def split(context: Context, name: str) -> Inputs:
     return context.cache.make(
         "inputs", digest({"of": to_json(workload), "split": name}), Inputs, build
     )
+
+
+def check_metric(context: Context) -> None:
+    """Write the validation split and see that the recipe speaks of the metric it is scored by.
+
+    Raises `UserError`: before anything is trained, and not after everything was measured.
+    """
+    recipe, metric = context.recipe, split(context, "validation").metric
+    named = {*recipe.objectives, recipe.choose, *(goal.metric for goal in recipe.goals)}
+    for other in sorted(named & {"top1", "score"} - {metric}):
+        raise UserError(
+            f"asks for {other}, but the workload is scored by {metric}",
+            where=f"recipe {recipe.name}",
+            expected=f"{metric} in objectives, goals and choose",
+            mend=f"write {metric} instead of {other}, or set the workload's metric to {other}",
+        )
 
 
 def judge(context: Context, ready: Sequence[Prepared], sitting: Sitting) -> list[Result]:
@@ -271,7 +290,13 @@ def read_test(
     }
     if not wanted:
         return {}
-    data = split(context, "test")
+    try:
+        data = split(context, "test")
+    except (StageError, UserError) as error:
+        # Hours of work do not go down with the last step: the report says what is missing.
+        metric = split(context, "validation").metric
+        reason = f"the test split cannot be read: {error.what}"
+        return {role: missing(metric, Source.MEASURED, reason) for role in wanted}
     compiled = [p.compiled for p in wanted.values() if p.compiled is not None]
     key = digest({"artifacts": sorted({c.digest for c in compiled}), "inputs": to_json(data)})
     sitting = context.cache.make(
@@ -280,6 +305,8 @@ def read_test(
         Answers,
         lambda folder: measure.answers(compiled, context.target, context.spec, data.inputs, folder),
     )
+    if any(m.failures for m in sitting.measurements):
+        context.cache.forget("test", key)
     scores = {}
     for role, prepared in wanted.items():
         assert prepared.compiled is not None

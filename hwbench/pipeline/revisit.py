@@ -50,7 +50,20 @@ def export(folder: Path, wanted: str | None, destination: Path, place: Place) ->
             where=str(place.cache),
             mend="run the bench again: it is made anew",
         )
-    decision = dataclasses.replace(study.decision, chosen=result.candidate.key)
+    if result.failure is not None:
+        raise UserError(
+            f"{result.candidate.label!r} failed: {result.failure.message}",
+            where=str(folder),
+            mend="name a candidate that was measured",
+        )
+    decision = study.decision
+    if result.candidate.key != decision.chosen:
+        decision = dataclasses.replace(
+            decision,
+            chosen=result.candidate.key,
+            reason="Exported on request; this is not the model that was chosen.",
+            test={role: value for role, value in decision.test.items() if role != "chosen"},
+        )
     return bundle.write(dataclasses.replace(study, decision=decision), [prepared], destination)
 
 

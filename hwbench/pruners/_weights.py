@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwbench import files, pruners, registry
 from hwbench.errors import StageError
@@ -20,9 +20,9 @@ STRUCTURE = "structure.json"
 VERSION = 1
 
 
-def pruner_for(pattern: str) -> Pruner:
+def pruner_for(pattern: str, options: Mapping[str, Any] | None = None) -> Pruner:
     """Return the pruner that makes a pattern; raises `UserError` when there is none."""
-    made: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    made: Pruner = registry.create("pruners", pruners.for_pattern(pattern), options)
     return made
 
 

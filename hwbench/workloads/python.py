@@ -43,12 +43,14 @@ _METRICS = ("top1", "score")
 class Options:
     """``file``: the Python file; ``class_name``: the class in it, needed only if several fit.
 
-    ``kwargs`` are handed to the class when it is made.
+    ``kwargs`` are handed to the class when it is made. ``files``: data or weights that it reads;
+    work is done again when one of them, the file, or a module beside it that it imports changes.
     """
 
     file: Path
     class_name: str = ""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
 
 class PythonWorkload:
@@ -104,17 +106,21 @@ class PythonWorkload:
         return loss.reshape(())
 
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> float:
-        """Return the user's score; raises `UserError` unless it is finite and fits the metric."""
-        with self._guard("score", UserError):
+        """Return the user's score; raises `StageError` unless it is finite and fits the metric.
+
+        One candidate's outputs may have collapsed to where a score is undefined: that candidate
+        fails, not the study.
+        """
+        with self._guard("score", StageError):
             found = self._own.score(outputs, labels)
         try:
             value = float(found)
         except (TypeError, ValueError) as error:
-            raise self._wrong("score", f"returned {_kind(found)}", "a number") from error
+            raise self._failed("score", f"returned {_kind(found)}", "a number") from error
         if not math.isfinite(value):
-            raise self._wrong("score", f"returned {value}", "a finite number")
+            raise self._failed("score", f"returned {value}", "a finite number")
         if self.metric == "top1" and not 0 <= value <= 1:
-            raise self._wrong(
+            raise self._failed(
                 "score",
                 f"returned {value:g}",
                 "a fraction from 0 to 1 for the metric top1 (or set metric = 'score')",
@@ -138,10 +144,10 @@ class PythonWorkload:
         if not isinstance(outputs, torch.Tensor) or len(outputs) != len(inputs):
             found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else _kind(outputs)
             raise self._wrong("model", f"answers {found}", "a tensor with one row a sample")
-        self.score(outputs.numpy(), labels.numpy())
         model.train()
-        inputs, labels = (part[:4] for part in self.data("train"))
         try:
+            self.score(outputs.numpy(), labels.numpy())
+            inputs, labels = (part[:4] for part in self.data("train"))
             self.train_step(model, inputs, labels)
         except StageError as error:
             raise UserError(

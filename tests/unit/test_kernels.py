@@ -25,7 +25,7 @@ MACHINES = {lanes: build.machine(cpu) for cpu, lanes in (("haswell", 8), ("nehal
 if build.machine().lanes == 16:
     MACHINES[16] = build.machine()
 few = settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -171,7 +171,7 @@ def test_convolutions(shape: dict[str, Any], pick: int, lanes: int, tmp_path: Pa
     counted=st.booleans(),
     seed=st.integers(0, 9),
 )
-@settings(few, max_examples=15)
+@settings(few, max_examples=8)
 def test_pooling(
     kind: str,
     kernel: int,

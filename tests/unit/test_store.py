@@ -72,12 +72,13 @@ def test_a_moved_cache_is_not_believed(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_gone_on_with_and_a_finished_one_is_not(tmp_path: Path) -> None:
     config = {"recipe": {"name": "r"}}
     with store.open_run(tmp_path, "r", "t", config) as first:
-        first.append(result(0.5))
+        first.keep([result(0.5)])
     with store.open_run(tmp_path, "r", "t", config) as again:
         assert again.folder == first.folder
         assert again.resumed
-        again.append(result(0.5, "failed"))
-        again.append(result(0.8))
+        again.keep([result(0.5, "failed"), result(0.8)])
+        again.keep([result(0.8)])
+        assert len((again.folder / "results.jsonl").read_text().splitlines()) == 3
         found = again.results()
         assert [r.failure is not None for r in found] == [True, False], "the last word counts"
     with store.open_run(tmp_path, "r", "t", {"recipe": {"name": "changed"}}) as other:
@@ -101,11 +102,11 @@ def test_two_runs_in_the_same_folder_at_once_are_refused(tmp_path: Path) -> None
 
 def test_a_torn_line_is_skipped_and_a_newer_format_refused(tmp_path: Path) -> None:
     with store.open_run(tmp_path, "r", "t", {}) as run:
-        run.append(result(0.5))
+        run.keep([result(0.5)])
         path = run.folder / "results.jsonl"
         with path.open("a") as stream:
             stream.write('{"format": 1, "resu')
-        run.append(result(0.8))
+        run.keep([result(0.8)])
         assert len(run.results()) == 2
         with path.open("a") as stream:
             stream.write(json.dumps({"format": store.FORMAT + 1, "result": {}}) + "\n")
