@@ -12,7 +12,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := bench
-.PHONY: bench plan report test test-fast check format clean help
+.PHONY: bench plan report test test-fast bench-kernels check format clean help
 
 bench: $(VENV)/.user ## run RECIPE on TARGET (ARGS go to hwbench bench: ARGS="--fresh")
 	@$(bin)/hwbench bench --recipe $(RECIPE) --target $(TARGET) $(ARGS)
@@ -28,6 +28,9 @@ test: check ## all checks and tests (a browser test needs Debian's chromium and 
 
 test-fast: $(VENV)/.dev ## the tests that take no more than seconds
 	@$(bin)/python -m pytest -m "not slow" tests/unit tests/contracts
+
+bench-kernels: $(VENV)/.dev ## our sparse kernels beside ONNX Runtime (ARGS="--networks resnet18 --patterns 90")
+	@OMP_NUM_THREADS=1 $(bin)/python -m hwbench.kernels.bench $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, layers
 	@$(bin)/ruff check .

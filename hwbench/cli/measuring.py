@@ -153,9 +153,15 @@ def _row(row: Row) -> dict[str, str]:
         "B": units.describe(row.b),
         "B / A": ratio,
         "99 % interval": interval,
-        "verdict": row.verdict.upper() or row.reason,
+        "verdict": _said(row),
         "detectable": "" if row.detectable is None else f"{row.detectable:.1%}",
     }
+
+
+def _said(row: Row) -> str:
+    """Return the verdict in words that suit the metric: bytes are not faster."""
+    sizes = {"faster": "SMALLER", "slower": "LARGER"} if METRICS[row.metric].unit == "B" else {}
+    return sizes.get(row.verdict, row.verdict.upper()) or row.reason
 
 
 def _source(value: Value) -> str:

@@ -308,7 +308,7 @@ def _meters(meters: Mapping[str, str]) -> Check:
         return Check(name, Grade.WARN, "the target names no meter: no energy", mend)
     lost = {k: v for k, v in meters.items() if v.startswith("not available")}
     works = {k: v for k, v in meters.items() if k not in lost}
-    said = "; ".join(f"{k}: {v}" for k, v in meters.items())
+    said = "; ".join(f"{k} ({v})" if k in works else f"{k}: {v}" for k, v in meters.items())
     if not works:
         return Check(name, Grade.WARN, said, "mend the sensor, or do without energy")
     if next(iter(works.values())) == "proxy":

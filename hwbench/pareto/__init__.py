@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hwbench.pareto.decide import decide, rivals
+from hwbench.pareto.decide import decide
 from hwbench.pareto.front import Front, baseline, compare, dominates, front, usable
 from hwbench.pareto.goals import meets
+from hwbench.pareto.rivals import rivals
 
 __all__ = [
     "Front",

@@ -144,6 +144,7 @@ class _Hand:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+                _hang_up(self._process)
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # what it did not read is lost anyway
                 self._process.stdin.close()
@@ -175,6 +176,7 @@ class _Hand:
 
     def _obituary(self, process: subprocess.Popen[bytes], log_start: int) -> StageError:
         code = process.wait()
+        _hang_up(process)
         with self._log.open("rb") as log:
             log.seek(log_start)
             tail = log.read().decode(errors="replace").strip().splitlines()[-25:]
@@ -188,6 +190,13 @@ def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes]) -> 
         for line in process.stdout:
             lines.put(line)
     lines.put(b"")
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    """Close our end of a dead child's input."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _died(code: int) -> str:
