@@ -83,7 +83,7 @@ class TargetError(HwbenchError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` or a list of the known words, for a mend line."""
     choices = sorted(known)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}? (known: {', '.join(choices)})"
     return f"known: {', '.join(choices) or 'none'}"

@@ -1,45 +1,25 @@
-"""The command line: ``hwbench VERB``, and what its errors end in."""
+"""The command line: ``hwbench VERB``."""
 
 from __future__ import annotations
 
+import signal
 import sys
-import traceback
 from typing import NoReturn
 
-import typer
-
-from hwbench.cli.screen import complain
-from hwbench.cli.verbs import app
-from hwbench.errors import Exit, HwbenchError, UserError
+from hwbench.errors import Exit
 
 
 def main() -> NoReturn:
     """Run the command line; exit with one of `Exit`."""
-    sys.exit(run(sys.argv[1:]))
-
-
-def run(arguments: list[str]) -> int:
-    """Run the command line with these arguments; return its exit code."""
+    # A service manager's stop is worth the same words and care as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        # typer turns Ctrl-C into the exit code 130.
-        code = app(arguments, prog_name="hwbench", standalone_mode=False)
-    except HwbenchError as error:
-        complain(error)
-        return error.exit_code
-    except typer.TyperException as error:
-        if not error.format_message():
-            # No verb at all: typer has printed the help, and there is no more to say.
-            return Exit.USAGE
-        complain(UserError(error.format_message(), mend="hwbench --help, or hwbench VERB --help"))
-        return Exit.USAGE
-    except BrokenPipeError:
-        # The reader of our output left (hwbench list | head): that is no error.
-        sys.stderr.close()
-        return Exit.FINE
-    except Exception:  # noqa: BLE001  (the outermost frame: name the exit code, hide nothing)
-        traceback.print_exc()
-        print("\nThis is a bug in hwbench: please report it with the lines above.", file=sys.stderr)
-        return Exit.BUG
+        # Imported here, so that Ctrl-C during the second it takes ends as it does later.
+        from hwbench.cli.shell import run
+
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = Exit.INTERRUPTED
     if code == Exit.INTERRUPTED:
         print("stopped; finished work is kept: the same command goes on", file=sys.stderr)
-    return int(code or Exit.FINE)
+    sys.exit(code)

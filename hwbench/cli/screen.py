@@ -121,6 +121,10 @@ def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
 def decision(study: Study) -> None:
     """Print what was measured and what to ship."""
     table(f"{study.recipe.title} on {study.target.title}", report.rows(study))
+    for result in study.results:
+        if result.failure is not None:
+            why = f"{result.failure.stage}: {result.failure.message}"
+            out.print(f"failed: {result.candidate.label}: {why}", style="red", markup=False)
     panel("Decision", study.decision.reason)
     for note in study.notes:
         out.print(f"note: {note}", style="dim", markup=False)

@@ -12,7 +12,7 @@ import typer
 import hwbench
 from hwbench import config, pipeline, registry, store, units
 from hwbench.cli import measuring, screen, starter
-from hwbench.errors import Exit, UserError
+from hwbench.errors import Exit, TargetError, UserError
 from hwbench.records import METRICS, Recipe, TargetProfile, to_json
 
 app = typer.Typer(
@@ -75,6 +75,9 @@ def bench(
     reports: Reports = _REPORTS,
     cache: CacheRoot = _CACHE,
     jobs: Jobs = _JOBS,
+    patience: Annotated[
+        float, typer.Option(min=1, help="seconds of silence after which a training hangs")
+    ] = 600.0,
     as_json: AsJson = False,
 ) -> int:
     """Prune, compile and measure a model on a target, and say which one to ship.
@@ -87,7 +90,7 @@ def bench(
     if dry_run:
         plan(recipe, target, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
-    place = pipeline.Place(reports, cache, jobs, fresh)
+    place = pipeline.Place(reports, cache, jobs, fresh, patience)
     with screen.progress(quiet=as_json) as show:
         outcome = pipeline.bench(*_read(recipe, target, overrides), place, show)
     study = outcome.study
@@ -96,6 +99,13 @@ def bench(
     else:
         screen.decision(study)
         screen.out.print(f"report: {outcome.folder / 'report.html'}", soft_wrap=True)
+    if not outcome.trusted:
+        raise TargetError(
+            "the session could not tell the reference from its own copy: the numbers above are "
+            "not to be trusted",
+            where=target,
+            mend=f"hwbench doctor {target}; end what else runs there; the same command repeats it",
+        )
     return Exit.MISSED if study.decision.verdict == "none" else Exit.FINE
 
 

@@ -44,7 +44,7 @@ def load_target(name: str) -> TargetProfile:
 def goals(text: str) -> tuple[Goal, ...]:
     """Return the goal in ``metric.kind=limit``, such as ``top1.max_drop=1pp``."""
     data: dict[str, Any] = {}
-    door.override(data, [text])
+    door.override(data, [text], "--goal", "top1.max_drop=1pp")
     tables = {
         metric: door.check(GoalTable, table if isinstance(table, dict) else {}, f"goal {metric}")
         for metric, table in data.items()
@@ -76,7 +76,8 @@ def _find(name: str, folder: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or "/" in name:
         if not path.exists():
-            raise UserError(f"there is no file {name}", where=folder[:-1])
+            mend = f"a path, or one of these names: {', '.join(known(folder))}"
+            raise UserError(f"there is no file {name}", where=folder[:-1], mend=mend)
         return path
     for place in _places(folder):
         path = place / f"{name}.yaml"

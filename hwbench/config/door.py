@@ -84,21 +84,26 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def override(data: dict[str, Any], assignments: Sequence[str]) -> None:
+def override(
+    data: dict[str, Any],
+    assignments: Sequence[str],
+    flag: str = "--set",
+    example: str = "search.sparsities=[0.5,0.9]",
+) -> None:
     """Apply dotted overrides such as ``search.sparsities=[0.5,0.9]`` to `data`, in place."""
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         if not equals or not dotted:
             raise UserError(
                 f"{assignment!r} is not an assignment",
-                where="--set",
-                expected="--set search.sparsities=[0.5,0.9]",
+                where=flag,
+                expected=f"{flag} {example}",
             )
         *parents, last = dotted.split(".")
         node: Any = data
         for key in parents:
             node = _step(node, key, dotted)
-        value = parse(text, f"--set {dotted}")
+        value = parse(text, f"{flag} {dotted}")
         if isinstance(node, list):
             node[_index(node, last, dotted)] = value
         elif isinstance(node, dict):

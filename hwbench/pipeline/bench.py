@@ -69,14 +69,16 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
         "fresh": place.fresh,
     }
     with store.open_run(place.reports, recipe.name, target.name, config) as run:
-        with Crew(place.jobs, run.folder / "logs", _progress(candidates, show)) as crew:
+        with Crew(
+            place.jobs, run.folder / "logs", _progress(candidates, show), place.patience
+        ) as crew:
             spec, cache = measure_spec(recipe, target), open_cache(place)
             # A fresh run that was interrupted goes on with what it has measured.
             fresh = place.fresh and not run.resumed
             context = Context(recipe, target, spec, cache, run, crew, show, fresh)
             check_metric(context)
             study, ready, trusted = _study(context, candidates, conditions)
-        show("report", 0.0, "writing the report")
+        show("report", 0.0, study.decision.reason)
         written = bundle.write(study, ready, run.folder / "model")
         store.write_study(study, run.folder)
         # The decision is written last: without it, the next run goes on here.

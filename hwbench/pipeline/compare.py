@@ -13,6 +13,7 @@ from hwbench import export, measure
 from hwbench.errors import StageError, UserError
 from hwbench.measure import compared
 from hwbench.measure.compared import Row
+from hwbench.pipeline.context import Place
 from hwbench.pipeline.crew import Crew
 from hwbench.pipeline.jobs import Compile, Prepared
 from hwbench.records import (
@@ -83,9 +84,7 @@ def compare(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        log = folder / "log.txt"
-        log.touch()
-        with Crew(1, log, lambda _job, _share: None) as crew:
+        with Crew(1, folder / "logs", lambda _job, _share: None, Place().patience) as crew:
             show(0.0, "compiling")
             ready = _made(crew, a, target, backend, folder / "a")
             try:

@@ -37,12 +37,17 @@ _MEASURERS = ("measure", "worker", "conditions", "connections", "meters", "stats
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run keeps things, how many hands it uses, and whether it measures anew."""
+    """Where a run keeps things, how many hands it uses, and whether it measures anew.
+
+    ``patience``: seconds without a word (an epoch, a batch) after which a training, an export or
+    a compiler counts as hanging and is stopped.
+    """
 
     reports: Path = Path("reports")
     cache: Path = Path(".hwbench/cache")
     jobs: int = min(4, os.cpu_count() or 1)
     fresh: bool = False
+    patience: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

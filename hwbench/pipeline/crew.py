@@ -23,9 +23,6 @@ from hwbench.records import Failure, from_json, to_json
 
 Heard = Callable[[Job, float], None]
 
-_SILENCE = 900.0
-"""Seconds without a word from a hand after which it counts as hanging."""
-
 
 class Crew:
     """Hands that take jobs from one queue; use as a context manager.
@@ -34,8 +31,11 @@ class Crew:
     its future, a mistake of the user's `UserError`.
     """
 
-    def __init__(self, size: int, logs: Path, heard: Heard, silence: float = _SILENCE) -> None:
-        """Prepare `size` hands (started when there is work); each prints into a file in `logs`."""
+    def __init__(self, size: int, logs: Path, heard: Heard, silence: float) -> None:
+        """Prepare `size` hands (started when there is work); each prints into a file in `logs`.
+
+        One that says nothing for `silence` seconds counts as hanging and is stopped.
+        """
         self._jobs: queue.SimpleQueue[tuple[Job, Future[list[Answer]]] | None]
         self._jobs = queue.SimpleQueue()
         self._heard, self._silence = heard, silence
@@ -155,7 +155,7 @@ class _Hand:
             with self._log.open("ab") as log:
                 # Its own session: Ctrl-C reaches the parent alone, which then ends its hands.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "hwbench.pipeline.hand"],
+                    [sys.executable, "-X", "faulthandler", "-m", "hwbench.pipeline.hand"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -180,7 +180,8 @@ class _Hand:
         with self._log.open("rb") as log:
             log.seek(log_start)
             tail = log.read().decode(errors="replace").strip().splitlines()[-25:]
-        return StageError("prepare", _died(code), where="\n".join(tail))
+        said = "\n".join(tail) or "it printed nothing"
+        return StageError("prepare", _died(code), where=f"{self._log}:\n{said}")
 
 
 def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes]) -> None:
@@ -201,7 +202,10 @@ def _hang_up(process: subprocess.Popen[bytes]) -> None:
 
 def _died(code: int) -> str:
     if code >= 0:
-        return f"the process ended with exit code {code} (a bug: see the details)"
+        return (
+            f"the process that worked on it ended with exit code {code} and no answer "
+            "(sys.exit or os._exit in the workload? a bug?)"
+        )
     name = signal.Signals(-code).name
     hint = " (out of memory, or it hung and was stopped)" if name == "SIGKILL" else ""
-    return f"the process was killed by {name}{hint}"
+    return f"the process that worked on it was killed by {name}{hint}"

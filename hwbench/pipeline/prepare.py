@@ -90,4 +90,5 @@ def _insist(prepared: Sequence[Prepared], what: str) -> None:
     if any(p.compiled is not None for p in prepared):
         return
     first = next(p.failure for p in prepared if p.failure is not None)
-    raise UserError(f"{what}: {first.message}", where=first.stage, mend=first.detail)
+    detail = f"\n  {first.detail}" if first.detail else ""
+    raise UserError(f"{what}: {first.message}{detail}", where=first.stage)

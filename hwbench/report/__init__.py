@@ -20,15 +20,16 @@ __all__ = ["rows", "write"]
 def write(study: Study, folder: Path) -> tuple[Path, ...]:
     """Write the report of a study into `folder` and return the paths of its files.
 
-    ``report.html`` (self-contained), ``pareto.png``, ``results.csv``, ``decision.md`` and, last,
-    ``decision.json``: whoever finds that one finds the others whole. Each is written at once or
+    ``decision.md``, ``results.csv``, ``pareto.png``, ``report.html`` (self-contained) and, last,
+    ``decision.json``: whoever finds that one finds the others whole. The smallest come first: a
+    full disk should not keep the decision back. Each is written at once or
     not at all; raises `UserError` when the folder is read-only or the disk full.
     """
     contents: dict[str, str | bytes] = {
-        "report.html": page(study),
-        "pareto.png": picture(study),
-        "results.csv": csv(study),
         "decision.md": decision_markdown(study),
+        "results.csv": csv(study),
+        "pareto.png": picture(study),
+        "report.html": page(study),
         "decision.json": decision_json(study),
     }
     for name, content in contents.items():

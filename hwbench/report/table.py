@@ -86,7 +86,7 @@ def _cell(result: Result, metric: str, axis: look.Axis | None, *, intervals: boo
     if value is None or value.value is None or axis is None:
         return "n/a"
     text = _figure(value.value, axis)
-    if intervals and value.low is not None and value.high is not None:
+    if intervals and value.low is not None and value.high is not None and value.low < value.high:
         text += f" ({_figure(value.low, axis)}–{_figure(value.high, axis)})"
     return text if value.source is axis.source else f"{text} {value.source}"
 

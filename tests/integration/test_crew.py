@@ -49,7 +49,7 @@ def quiet(_job: Job, _share: float) -> None:
 def test_a_hand_that_dies_fails_its_job_and_the_next_job_is_done(
     body: str, says: str, tmp_path: Path
 ) -> None:
-    with Crew(1, tmp_path / "logs", quiet) as crew:
+    with Crew(1, tmp_path / "logs", quiet, 300) as crew:
         with pytest.raises(StageError, match=says):
             ask(crew, mine(tmp_path, body), tmp_path / "a")
         (answer,) = ask(crew, TOY, tmp_path / "b")
@@ -58,7 +58,7 @@ def test_a_hand_that_dies_fails_its_job_and_the_next_job_is_done(
 
 
 def test_a_hand_that_hangs_is_stopped(tmp_path: Path) -> None:
-    with Crew(1, tmp_path / "logs", quiet, silence=20) as crew:
+    with Crew(1, tmp_path / "logs", quiet, 20) as crew:
         with pytest.raises(StageError, match="hung"):
             ask(crew, mine(tmp_path, "[time.sleep(1) for _ in range(10**6)]"), tmp_path / "a")
         (answer,) = ask(crew, TOY, tmp_path / "b")
@@ -68,7 +68,7 @@ def test_a_hand_that_hangs_is_stopped(tmp_path: Path) -> None:
 def test_what_a_hand_prints_goes_to_its_log_and_mistakes_come_back(tmp_path: Path) -> None:
     body = "print('x' * 3_000_000); raise KeyError('oops')"
     with (
-        Crew(1, tmp_path / "logs", quiet) as crew,
+        Crew(1, tmp_path / "logs", quiet, 300) as crew,
         pytest.raises(UserError, match="oops"),
     ):
         ask(crew, mine(tmp_path, body), tmp_path / "a")
@@ -76,7 +76,7 @@ def test_what_a_hand_prints_goes_to_its_log_and_mistakes_come_back(tmp_path: Pat
 
 
 def test_closing_ends_hands_and_what_waits(tmp_path: Path) -> None:
-    with Crew(1, tmp_path / "logs", quiet) as crew:
+    with Crew(1, tmp_path / "logs", quiet, 300) as crew:
         body = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(9999)"
         first = crew.submit(WriteInputs(mine(tmp_path, body), "test", tmp_path))
         waiting = [crew.submit(WriteInputs(TOY, "test", tmp_path)) for _ in range(3)]

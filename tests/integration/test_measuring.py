@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hwbench import pipeline
-from hwbench.cli import run
+from hwbench.cli.shell import run
 from hwbench.errors import UserError
 from hwbench.measure import doctor, selftest, trial
 from hwbench.measure.device import opened

@@ -122,17 +122,24 @@ def test_what_a_process_does_once(compiled: CompiledModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("empty", "value", "reason"),
-    [(60, 40.0, ""), (100, None, "too small"), (120, None, "too small"), (None, None, "empty")],
+    ("empty", "value", "said"),
+    [
+        (600_000, 400_000.0, "less 600000 B"),
+        (999_999, 32_768.0, "an upper bound"),
+        (1_200_000, 32_768.0, "an upper bound"),
+        (None, None, "empty model"),
+    ],
 )
 def test_memory_is_the_models_share(
-    compiled: CompiledModel, empty: int | None, value: float | None, reason: str
+    compiled: CompiledModel, empty: int | None, value: float | None, said: str
 ) -> None:
-    mine = Measurement("c", Source.MEASURED, memory=MemoryReading(50, 90, 95, 100, empty))
+    mine = Measurement("c", Source.MEASURED, memory=MemoryReading(50, 90, 95, 1_000_000, empty))
     found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
-    assert found["process_memory"].value == 100.0
-    assert found["peak_memory"].value == value
-    assert reason in found["peak_memory"].reason
+    assert found["process_memory"].value == 1_000_000.0
+    peak = found["peak_memory"]
+    assert peak.value == value
+    assert said in (peak.reason or peak.note)
+    assert value is None or (peak.low is not None and peak.high is not None)
 
 
 @pytest.mark.parametrize(
