@@ -91,7 +91,7 @@ class Page(HTMLParser):
 
 def test_write_leaves_five_whole_files_and_nothing_else(tmp_path: Path) -> None:
     paths = report.write(judged(synthetic.results()), tmp_path / "new")
-    names = ["report.html", "pareto.png", "results.csv", "decision.md", "decision.json"]
+    names = ["decision.md", "results.csv", "pareto.png", "report.html", "decision.json"]
     assert [p.name for p in paths] == names
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(names)
     assert all(p.stat().st_size > 0 for p in paths)
