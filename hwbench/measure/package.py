@@ -11,7 +11,7 @@ import hwbench
 CARRIED = (
     "__init__.py",
     "errors.py",
-    "records.py",
+    "records",
     "files.py",
     "registry.py",
     "units.py",

@@ -1,0 +1,111 @@
+"""What the user asked for: recipes, targets, goals, policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hwbench.records.specs import PluginSpec, Schedule, TrainSpec, WorkloadSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound on a metric in SI units: ``max``, ``min`` or ``max_drop`` from the dense model."""
+
+    metric: str
+    kind: Literal["max", "min", "max_drop"]
+    limit: float
+
+    @property
+    def label(self) -> str:
+        """The goal's name in tables: ``top1.max_drop``."""
+        return f"{self.metric}.{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSpec:
+    """How a measuring session is run; see docs/measuring.md for what each figure does.
+
+    ``looks`` are the rounds after which a generation may stop, on width only: when the 95 %
+    half-width of every ratio is at most ``half_width``.
+    """
+
+    policy: str = "quick"
+    generations: int = 3
+    looks: tuple[int, ...] = (12, 25)
+    half_width: float = 0.02
+    visit_seconds: float = 0.02
+    min_calls: int = 5
+    max_calls: int = 50
+    warmup_calls: int = 10
+    warmup_seconds: float = 3.0
+    memory_runs: int = 20
+    energy_seconds: float = 1.0
+    timeout: float = 60.0
+    max_time: float = 600.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of a search: a pruning method and the sparsities to try."""
+
+    pattern: str
+    criterion: str
+    scope: str
+    schedule: Schedule
+    steps: int
+    sparsities: tuple[float, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A study: what to compress, how, how to measure it, and what would be good enough."""
+
+    name: str
+    workload: WorkloadSpec
+    train: TrainSpec
+    recovery: TrainSpec
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    backends: tuple[PluginSpec, ...]
+    objectives: tuple[str, ...]
+    goals: tuple[Goal, ...]
+    choose: str
+    batch: int
+    measure: MeasureSpec
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Figures for the energy proxy: watts when idle and per busy core, and who says so."""
+
+    idle_watts: float
+    core_watts: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetProfile:
+    """A device: what it is, how it is reached, what runs there and how it is measured."""
+
+    name: str
+    title: str
+    soc: str
+    isa: str
+    cores: int
+    ram_bytes: int
+    features: tuple[str, ...]
+    connection: PluginSpec | None
+    how_to_reach: str
+    threads: int
+    affinity: tuple[int, ...]
+    backends: tuple[PluginSpec, ...]
+    channel_multiple: int
+    power: Power | None
+    meters: tuple[PluginSpec, ...]
+    throttle_celsius: float | None
+    measure: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,96 @@
+"""What the host makes: weights, ONNX files, artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hwbench.records.specs import Candidate, CompressionSpec, ExportSpec
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedModel:
+    """A trained set of weights on disk: ``weights.safetensors`` and ``structure.json``.
+
+    ``scores`` holds validation scores by the moment they were taken (``trained`` for the dense
+    model; else ``pruned``, ``bn_reestimated``, ``finetuned``); ``notes`` what was left alone and
+    why.
+    """
+
+    spec: CompressionSpec
+    folder: Path
+    scores: Mapping[str, float]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One weighted operator of an ONNX file, as counted on the file."""
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    groups: int
+    parameters: int
+    nonzero: int
+    macs: int
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zero weights, 0..1."""
+        return 1.0 - self.nonzero / self.parameters if self.parameters else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """An ONNX file that agrees with PyTorch, and what was counted on it.
+
+    ``input_shape`` is without the batch; ``parity`` the largest error relative to PyTorch.
+    """
+
+    spec: ExportSpec
+    path: Path
+    digest: str
+    input_name: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    output_names: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+    nonzero: int
+    macs: int
+    denormals: int
+    parity: float
+    opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNote:
+    """What a backend can make of one layer: eligible for a sparse kernel or not, and why."""
+
+    layer: str
+    eligible: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModel:
+    """An artifact: a folder of files that one backend loads on one kind of device.
+
+    ``entry`` names the file to load, relative to ``folder``; ``digest`` covers every file;
+    ``versions`` says what compiled it.
+    """
+
+    candidate: Candidate
+    folder: Path
+    entry: str
+    digest: str
+    artifact_bytes: int
+    input_name: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    layers: tuple[LayerNote, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
