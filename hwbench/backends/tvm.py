@@ -152,24 +152,12 @@ class TvmBackend:
 
     def _build(self, module: Any, threads: int, folder: Path) -> str:
         import tvm
-        from tvm import relax
 
         from hwbench.backends import _tvm_schedule
+        from hwbench.kernels.build import fused
 
         target = self._target()
-        transform = relax.transform
-        with target:
-            module = tvm.transform.Sequential(
-                [
-                    transform.DecomposeOpsForInference(),
-                    transform.FoldConstant(),
-                    transform.LegalizeOps(),
-                    transform.AnnotateTIROpPattern(),
-                    transform.FoldConstant(),
-                    transform.FuseOps(),
-                    transform.FuseTIR(),
-                ]
-            )(module)
+        module = fused(module, target)
         if self._options.schedule:
             module = _tvm_schedule.schedule(module, target, parallel=threads > 1)
         executable = tvm.compile(module, target)

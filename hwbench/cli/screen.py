@@ -35,6 +35,7 @@ _TITLES = {
     "prepare": "prune, fine-tune, compile",
     "measure": "measure on the target",
     "score": "score the answers",
+    "confirm": "confirm the choice",
     "report": "write the report",
 }
 _EVERY = 10.0

@@ -92,11 +92,11 @@ def machine(mcpu: str = "host", mtriple: str = "", threads: int = 1) -> Machine:
     return Machine(name, mtriple, lanes, registers, threads, name == host and not mtriple)
 
 
-def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, made: Machine) -> Any:
-    """Return a module whose other operators are lowered, fused and scheduled."""
+def fused(module: Any, target: Any) -> Any:
+    """Return a Relax module lowered to TIR, its constants folded and its operators fused."""
     transform = relax.transform
-    with translated(), made.target:
-        module = tvm.transform.Sequential(
+    with target:
+        return tvm.transform.Sequential(
             [
                 transform.DecomposeOpsForInference(),
                 transform.FoldConstant(),
@@ -107,6 +107,12 @@ def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, made:
                 transform.FuseTIR(),
             ]
         )(module)
+
+
+def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, made: Machine) -> Any:
+    """Return a module whose other operators are lowered, fused and scheduled."""
+    with translated():
+        module = fused(module, made.target)
     if schedule is not None:
         module = schedule(module, made.target, made.threads > 1)
     return module

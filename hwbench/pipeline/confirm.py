@@ -114,7 +114,7 @@ def _sit(
             spec,
             inputs.inputs,
             folder,
-            lambda share, label: context.show("measure", share, f"head to head: {label}"),
+            lambda share, label: context.show("confirm", share, f"head to head: {label}"),
         ),
         resume=True,
     )

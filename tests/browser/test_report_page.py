@@ -68,7 +68,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     subject = study()
     folder = tmp_path_factory.mktemp("report")
-    return subject, report.write(subject, folder)[0]
+    report.write(subject, folder)
+    return subject, folder / "report.html"
 
 
 @pytest.fixture
@@ -217,6 +218,7 @@ def test_a_page_with_nothing_to_draw_has_no_errors(
     rows = [Result(r.candidate, {}, failure=dead) for r in synthetic.results()] if failed else []
     subject = synthetic.study(rows, decide(rows, synthetic.recipe(), synthetic.target()))
     resize(browser, 1280)
-    load(browser, report.write(subject, tmp_path)[0])
+    report.write(subject, tmp_path)
+    load(browser, tmp_path / "report.html")
     assert browser.get_log("browser") == []
     assert "Nothing to draw" in browser.find_element("tag name", "main").text
