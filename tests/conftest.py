@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,17 @@ from hypothesis import settings
 # A deadline is a timed assertion: on a busy machine it fails tests that are right.
 settings.register_profile("hwbench", deadline=None)
 settings.load_profile("hwbench")
+
+
+@pytest.fixture(autouse=True)
+def _denormals_as_they_were() -> Iterator[None]:
+    """Give back the floating-point mode: ONNX Runtime may flush denormals for good in a thread."""
+    libm = ctypes.CDLL("libm.so.6")
+    state = (ctypes.c_uint8 * 64)()
+    libm.fegetenv(state)
+    yield
+    libm.fesetenv(state)
+
 
 _STRICT = {"contracts", "browser"}
 

@@ -40,7 +40,6 @@ def count(model: onnx.ModelProto) -> Counts:
     Biases and folded norms are no `parameters` here: those are the weights that pruning is
     about. Raises `StageError` when a shape that is needed cannot be inferred.
     """
-    import numpy as np
     from onnx import numpy_helper
 
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
@@ -60,7 +59,7 @@ def count(model: onnx.ModelProto) -> Counts:
     return Counts(
         layers=tuple(layers),
         parameters=sum(array.size for array in weights.values()),
-        nonzero=sum(int(np.count_nonzero(array)) for array in weights.values()),
+        nonzero=sum(_nonzero(array) for array in weights.values()),
         macs=macs,
         denormals=sum(_denormals(array) for array in arrays.values()),
     )
@@ -116,7 +115,6 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _layer(node: onnx.NodeProto, weight: str, array: np.ndarray, macs: int) -> Layer:
-    import numpy as np
 
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     return Layer(
@@ -125,9 +123,15 @@ def _layer(node: onnx.NodeProto, weight: str, array: np.ndarray, macs: int) -> L
         shape=tuple(array.shape),
         groups=groups,
         parameters=int(array.size),
-        nonzero=int(np.count_nonzero(array)),
+        nonzero=_nonzero(array),
         macs=macs,
     )
+
+
+def _nonzero(array: np.ndarray) -> int:
+    import numpy as np
+
+    return int(np.count_nonzero(_magnitudes(array) if array.dtype.kind == "f" else array))
 
 
 def _denormals(array: np.ndarray) -> int:
@@ -135,5 +139,19 @@ def _denormals(array: np.ndarray) -> int:
 
     if array.dtype.kind != "f":
         return 0
-    size = np.abs(array)
-    return int(((size > 0) & (size < np.finfo(array.dtype).tiny)).sum())
+    found = _magnitudes(array)
+    smallest = _magnitudes(np.array([np.finfo(array.dtype).smallest_normal], array.dtype))[0]
+    return int(((found > 0) & (found < smallest)).sum())
+
+
+def _magnitudes(array: np.ndarray) -> np.ndarray:
+    """Return the bits of floats without their sign: they order as the absolute values do.
+
+    Comparing the floats themselves would miss denormals wherever the processor flushes them.
+    """
+    import numpy as np
+
+    width = array.dtype.itemsize
+    bits = np.ascontiguousarray(array).view(f"u{width}")
+    magnitudes: np.ndarray = bits & np.array((1 << (8 * width - 1)) - 1, dtype=bits.dtype)
+    return magnitudes

@@ -347,3 +347,13 @@ def test_exporting_damaged_weights_is_an_export_failure(
     with pytest.raises(StageError) as caught:
         _exported(broken, toy, tmp_path)
     assert caught.value.stage == "export"
+
+
+def test_denormals_are_counted_where_the_processor_flushes_them() -> None:
+    from hwbench.export import counting
+    from hwbench.worker import stopwatch
+
+    values = np.array([0.0, -0.0, 1e-40, -1e-40, 1.0, -2.0, 1.2e-38], dtype=np.float32)
+    assert (counting._nonzero(values), counting._denormals(values)) == (5, 2)
+    if stopwatch.flush_denormals():  # the mode is given back after each test
+        assert (counting._nonzero(values), counting._denormals(values)) == (5, 2)
