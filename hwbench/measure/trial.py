@@ -6,6 +6,7 @@ Everything else is what a bench uses: the same worker, launcher, generations, ro
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections import defaultdict
@@ -18,7 +19,7 @@ from hwbench import registry, stats
 from hwbench.measure import generation
 from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.shipment import module_of
+from hwbench.measure.shipment import module_of, settings_of
 from hwbench.protocols import Backend
 from hwbench.records import Failure, MeasureSpec, PluginSpec, Process, TargetProfile
 from hwbench.worker.messages import Job, Settings
@@ -49,18 +50,9 @@ class Trial:
 
 def settings(spec: MeasureSpec, target: TargetProfile, affinity: Sequence[int] = ()) -> Settings:
     """Return how doubles are run: without inputs, on the cores given or the target's own."""
-    return Settings(
-        inputs="",
-        affinity=tuple(affinity) or target.affinity,
-        visit_seconds=spec.visit_seconds,
-        min_calls=spec.min_calls,
-        max_calls=spec.max_calls,
-        warmup_calls=spec.warmup_calls,
-        warmup_seconds=spec.warmup_seconds,
-        timeout=spec.timeout,
-        throttle_celsius=target.throttle_celsius,
-        seed=spec.seed,
-    )
+    usual = settings_of(spec, target, "")
+    cores = tuple(affinity) or target.affinity
+    return dataclasses.replace(usual, affinity=cores, side_by_side=1)
 
 
 def run(
