@@ -24,6 +24,16 @@ from hwbench.records.measured import (
     Visit,
 )
 from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
+from hwbench.records.nights import (
+    ALARMS,
+    Change,
+    MethodTonight,
+    Night,
+    Pair,
+    Pin,
+    Reading,
+    Status,
+)
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.specs import (
     Candidate,
@@ -36,10 +46,12 @@ from hwbench.records.specs import (
 )
 
 __all__ = [
+    "ALARMS",
     "METRICS",
     "Answers",
     "Beside",
     "Candidate",
+    "Change",
     "CompiledModel",
     "CompressedModel",
     "CompressionSpec",
@@ -55,17 +67,23 @@ __all__ = [
     "Measurement",
     "MemoryReading",
     "Method",
+    "MethodTonight",
     "Metric",
+    "Night",
     "OnnxModel",
+    "Pair",
+    "Pin",
     "PluginSpec",
     "Power",
     "Process",
+    "Reading",
     "Recipe",
     "Result",
     "Schedule",
     "Sitting",
     "Source",
     "Standing",
+    "Status",
     "Study",
     "TargetProfile",
     "TrainSpec",

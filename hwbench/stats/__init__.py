@@ -31,7 +31,7 @@ from hwbench.stats.estimate import (
     within,
 )
 from hwbench.stats.tails import calls_needed, percentile
-from hwbench.stats.theory import hodges_lehmann
+from hwbench.stats.theory import hodges_lehmann, t_quantile
 from hwbench.stats.visits import visit_value
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "percentile",
     "pooled_spread",
     "ratio",
+    "t_quantile",
     "verdict",
     "verdicts",
     "visit_value",
