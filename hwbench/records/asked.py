@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from hwbench.records.specs import PluginSpec, Schedule, TrainSpec, WorkloadSpec
 
-
 Strategy = Literal["train_all", "latency_first"]
 
 
