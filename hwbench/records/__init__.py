@@ -7,7 +7,16 @@ The nesting ``Candidate ⊃ ExportSpec ⊃ CompressionSpec`` is the cache key: `
 content hash of everything that decides it, defaults filled in.
 """
 
-from hwbench.records.asked import Goal, MeasureSpec, Method, Power, Recipe, TargetProfile
+from hwbench.records.asked import (
+    Goal,
+    MeasureSpec,
+    Method,
+    Power,
+    Recipe,
+    SearchSpec,
+    Strategy,
+    TargetProfile,
+)
 from hwbench.records.decided import Decision, Standing, Study
 from hwbench.records.made import CompiledModel, CompressedModel, Layer, LayerNote, OnnxModel
 from hwbench.records.measured import (
@@ -35,6 +44,7 @@ from hwbench.records.nights import (
     Status,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
+from hwbench.records.searched import Point, Tried
 from hwbench.records.specs import (
     Candidate,
     CompressionSpec,
@@ -74,19 +84,23 @@ __all__ = [
     "Pair",
     "Pin",
     "PluginSpec",
+    "Point",
     "Power",
     "Process",
     "Reading",
     "Recipe",
     "Result",
     "Schedule",
+    "SearchSpec",
     "Sitting",
     "Source",
     "Standing",
     "Status",
+    "Strategy",
     "Study",
     "TargetProfile",
     "TrainSpec",
+    "Tried",
     "Value",
     "Visit",
     "WorkloadSpec",

@@ -80,7 +80,17 @@ def creep(ratios: Sequence[float], halves: Sequence[float], floor: float) -> Shi
     first = max(len(ratios) - _LONGEST, 0)
     ratios, halves = ratios[first:], halves[first:]
     found = change_points(ratios)
-    start = found[-1] if found else 0
+    # A ramp has no one point of change: where none is found, or an early one, the newest nights
+    # must say the same by themselves.
+    for start in (found[-1] if found else 0, len(ratios) - SIDE):
+        shift = _level(ratios, halves, start)
+        if shift.low > 1.0 + floor / 2:
+            return replace(shift, since=first + start)
+    return None
+
+
+def _level(ratios: Sequence[float], halves: Sequence[float], start: int) -> Shift:
+    """Return the level of the nights from `start` on, with its 99 % bounds."""
     logs = np.log(ratios[start:])
     # Few nights may agree by luck: all nights say how much one differs from the next, and what
     # each of them could not tell.
@@ -88,10 +98,7 @@ def creep(ratios: Sequence[float], halves: Sequence[float], floor: float) -> Shi
     half = t_quantile(_DECIDE, len(ratios) - 1.0) * spread / math.sqrt(len(logs))
     half = max(half, math.sqrt(float(np.mean(np.square(halves[start:]))) / len(logs)))
     mean = float(np.mean(logs))
-    low, high = math.exp(mean - half), math.exp(mean + half)
-    if low <= 1.0 + floor / 2:
-        return None
-    return Shift(math.exp(mean), low, high, first + start)
+    return Shift(math.exp(mean), math.exp(mean - half), math.exp(mean + half), start)
 
 
 def change_points(ratios: Sequence[float]) -> tuple[int, ...]:

@@ -45,20 +45,24 @@ def judge(metric: str, change: Change, floor: Floor, scatter: float | None = Non
     must; where `scatter` is given (the standard deviation of the logarithm of earlier nights'
     ratios) also beyond 4 times that.
     """
-    if change.before is None or (change.now is None and change.ratio is None):
+    if change.before is None or change.now is None:
         return Status.MISSING if change.before is None else Status.LOST
-    if change.now is None:
-        return Status.LOST
     kind = METRICS[metric]
     if kind.better == "higher":
         return _judge_score(change.before, change.now, change, floor, kind.unit == "fraction")
     if change.ratio is None:
         return Status.MISSING
+    return _judge_ratio(change, change.ratio, abs(change.now - change.before), floor, scatter)
+
+
+def _judge_ratio(
+    change: Change, ratio: float, moved: float, floor: Floor, scatter: float | None
+) -> Status:
     share = floor.share if scatter is None else max(floor.share, _SCATTERS * scatter)
-    if abs(change.now - change.before) <= floor.least:
+    if moved <= floor.least:
         return Status.FINE
-    low = change.ratio if change.low is None else change.low
-    high = change.ratio if change.high is None else change.high
+    low = ratio if change.low is None else change.low
+    high = ratio if change.high is None else change.high
     if low > 1.0 + share:
         return Status.WORSE
     return Status.BETTER if high < 1.0 / (1.0 + share) else Status.FINE

@@ -137,8 +137,7 @@ class _Device:
         noise = rng.normal(0.0, _ROUND_NOISE, (*offsets.shape, world.rounds))
         logs = level + offsets[..., None] + noise
         pinned, tonight = (
-            [_processes(logs[:, side, series]) for series in range(world.series)]
-            for side in (0, 1)
+            [_processes(logs[:, side, series]) for series in range(world.series)] for side in (0, 1)
         )
         spread = stats.pooled_spread([*pinned[1:], *tonight], pinned[0])
         return [

@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 
 from hwbench.records import METRICS, Change, Status
-from hwbench.regress import FLOORS, Floor, change_points, conclude, creep, crept, judge, noise
-from hwbench.regress import paired_chance, pooled, simulate
+from hwbench.regress import (
+    FLOORS,
+    Floor,
+    change_points,
+    conclude,
+    creep,
+    crept,
+    judge,
+    noise,
+    paired_chance,
+    pooled,
+    simulate,
+)
 from hwbench.regress.simulate import SMALL, World, live
 
 TIME = FLOORS["latency_p50"]
@@ -148,7 +159,7 @@ def test_two_sessions_are_pooled_on_the_logarithm() -> None:
 
 
 def test_a_small_simulation_holds_every_bar() -> None:
-    size = dataclasses.replace(SMALL, changes=8, series=20)
+    size = dataclasses.replace(SMALL, changes=6, series=20)
     found = list(simulate.bars(size))
     assert len(found) == 8
     assert all(bar.ok for bar in found), [bar for bar in found if not bar.ok]
@@ -166,6 +177,6 @@ def test_the_simulator_can_fail() -> None:
     told = dataclasses.replace(live(world, 0), alarms=((3, 2, Status.WORSE),))
     assert told.false == 1
     assert told.after is None
-    assert not simulate._quiet("none", [told] * 1).ok or told.false <= 1
+    assert simulate._quiet("none", [told]).ok
     worse = dataclasses.replace(told, alarms=((3, 2, Status.WORSE), (4, 1, Status.CREEP)))
     assert not simulate._quiet("none", [worse]).ok
