@@ -9,7 +9,15 @@ content hash of everything that decides it, defaults filled in.
 
 from hwbench.records.asked import Goal, MeasureSpec, Method, Power, Recipe, TargetProfile
 from hwbench.records.decided import Decision, Standing, Study
-from hwbench.records.made import CompiledModel, CompressedModel, Layer, LayerNote, OnnxModel
+from hwbench.records.made import (
+    CompiledModel,
+    CompressedModel,
+    Layer,
+    LayerCurve,
+    LayerNote,
+    OnnxModel,
+    Sensitivity,
+)
 from hwbench.records.measured import (
     Answers,
     Beside,
@@ -26,16 +34,21 @@ from hwbench.records.measured import (
 from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.specs import (
+    LAST,
     Candidate,
     CompressionSpec,
     ExportSpec,
+    Healing,
     PluginSpec,
+    Precision,
     Schedule,
+    Ticket,
     TrainSpec,
     WorkloadSpec,
 )
 
 __all__ = [
+    "LAST",
     "METRICS",
     "Answers",
     "Beside",
@@ -49,7 +62,9 @@ __all__ = [
     "ExportSpec",
     "Failure",
     "Goal",
+    "Healing",
     "Layer",
+    "LayerCurve",
     "LayerNote",
     "MeasureSpec",
     "Measurement",
@@ -59,15 +74,18 @@ __all__ = [
     "OnnxModel",
     "PluginSpec",
     "Power",
+    "Precision",
     "Process",
     "Recipe",
     "Result",
     "Schedule",
+    "Sensitivity",
     "Sitting",
     "Source",
     "Standing",
     "Study",
     "TargetProfile",
+    "Ticket",
     "TrainSpec",
     "Value",
     "Visit",
