@@ -17,6 +17,8 @@ from hwbench.records.specs import (
     WorkloadSpec,
 )
 
+Strategy = Literal["train_all", "latency_first"]
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -81,6 +83,21 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchSpec:
+    """How a search spends its time.
+
+    ``strategy``: ``train_all`` trains every candidate that is tried; ``latency_first`` measures
+    each untrained and trains only what can still win. ``trials`` and ``minutes`` bound how many
+    are tried (None: no bound).
+    """
+
+    strategy: Strategy = "train_all"
+    sampler: PluginSpec = field(default_factory=lambda: PluginSpec("grid"))
+    trials: int | None = None
+    minutes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A study: what to compress, how, how to measure it, and what would be good enough."""
 
@@ -98,6 +115,7 @@ class Recipe:
     measure: MeasureSpec
     title: str = ""
     precisions: tuple[Precision, ...] = ("fp32",)
+    search: SearchSpec = field(default_factory=SearchSpec)
 
 
 @dataclass(frozen=True, slots=True)
