@@ -15,8 +15,11 @@ from hwbench.records import (
     METRICS,
     Goal,
     Method,
+    PluginSpec,
     Recipe,
     Schedule,
+    SearchSpec,
+    Strategy,
     TrainSpec,
     WorkloadSpec,
 )
@@ -24,9 +27,11 @@ from hwbench.records import (
 if TYPE_CHECKING:
     WorkloadField = BaseModel
     BackendsField = BaseModel
+    SamplerField = BaseModel
 else:
     WorkloadField = plugins.one_of("workloads")
     BackendsField = plugins.table_of("backends")
+    SamplerField = plugins.one_of("samplers")
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Quantity = str | float | int
@@ -64,11 +69,26 @@ class MethodTable(_Table):
     )
 
 
+class BudgetTable(_Table):
+    """When to stop trying candidates: what comes first."""
+
+    trials: int | None = Field(None, ge=1, description="pruned candidates to try")
+    minutes: float | None = Field(None, gt=0, description="no new candidate is begun after that")
+
+
 class SearchTable(_Table):
     """What to try."""
 
     sparsities: list[Sparsity] = Field([0.5, 0.8, 0.9], description="0..1, for every method")
     methods: list[MethodTable] = Field(min_length=1)
+    strategy: Strategy = Field(
+        "latency_first",
+        description="latency_first: measure untrained, train what can win; train_all: the lot",
+    )
+    sampler: SamplerField | None = Field(
+        None, description="which candidate to try next: a plug-in by kind; grid if absent"
+    )
+    budget: BudgetTable = Field(default_factory=BudgetTable)
     seeds: list[int] = Field([0], min_length=1, description="each repeats the whole study")
 
 
@@ -127,6 +147,17 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         choose=_metric(file.choose, f"{where}: choose"),
         batch=file.batch,
         measure=file.measure.record(f"{where}: measure"),
+        search=_search(file.search, path),
+    )
+
+
+def _search(table: SearchTable, path: Path) -> SearchSpec:
+    sampler = table.sampler
+    return SearchSpec(
+        strategy=table.strategy,
+        sampler=PluginSpec("grid") if sampler is None else plugins.spec_of(sampler, path.parent),
+        trials=table.budget.trials,
+        minutes=table.budget.minutes,
     )
 
 

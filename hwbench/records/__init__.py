@@ -7,7 +7,16 @@ The nesting ``Candidate ⊃ ExportSpec ⊃ CompressionSpec`` is the cache key: `
 content hash of everything that decides it, defaults filled in.
 """
 
-from hwbench.records.asked import Goal, MeasureSpec, Method, Power, Recipe, TargetProfile
+from hwbench.records.asked import (
+    Goal,
+    MeasureSpec,
+    Method,
+    Power,
+    Recipe,
+    SearchSpec,
+    Strategy,
+    TargetProfile,
+)
 from hwbench.records.decided import Decision, Standing, Study
 from hwbench.records.made import CompiledModel, CompressedModel, Layer, LayerNote, OnnxModel
 from hwbench.records.measured import (
@@ -25,6 +34,7 @@ from hwbench.records.measured import (
 )
 from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
 from hwbench.records.plain import digest, file_digest, from_json, to_json
+from hwbench.records.searched import Point, Tried
 from hwbench.records.specs import (
     Candidate,
     CompressionSpec,
@@ -58,17 +68,21 @@ __all__ = [
     "Metric",
     "OnnxModel",
     "PluginSpec",
+    "Point",
     "Power",
     "Process",
     "Recipe",
     "Result",
     "Schedule",
+    "SearchSpec",
     "Sitting",
     "Source",
     "Standing",
+    "Strategy",
     "Study",
     "TargetProfile",
     "TrainSpec",
+    "Tried",
     "Value",
     "Visit",
     "WorkloadSpec",

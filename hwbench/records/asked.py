@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from hwbench.records.specs import PluginSpec, Schedule, TrainSpec, WorkloadSpec
 
+Strategy = Literal["train_all", "latency_first"]
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -61,6 +63,21 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchSpec:
+    """How a search spends its time.
+
+    ``strategy``: ``train_all`` trains every candidate that is tried; ``latency_first`` measures
+    each untrained and trains only what can still win. ``trials`` and ``minutes`` bound how many
+    are tried (None: no bound).
+    """
+
+    strategy: Strategy = "train_all"
+    sampler: PluginSpec = field(default_factory=lambda: PluginSpec("grid"))
+    trials: int | None = None
+    minutes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A study: what to compress, how, how to measure it, and what would be good enough."""
 
@@ -77,6 +94,7 @@ class Recipe:
     batch: int
     measure: MeasureSpec
     title: str = ""
+    search: SearchSpec = field(default_factory=SearchSpec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from hwbench.stats.estimate import (
 from hwbench.stats.tails import calls_needed, percentile
 from hwbench.stats.theory import hodges_lehmann
 from hwbench.stats.visits import visit_value
+from hwbench.stats.volume import hypervolume, nondominated
 
 __all__ = [
     "PROCESS_SPREAD",
@@ -49,8 +50,10 @@ __all__ = [
     "front_probability",
     "hodges_lehmann",
     "holm",
+    "hypervolume",
     "level",
     "look",
+    "nondominated",
     "p_value",
     "percentile",
     "pooled_spread",

@@ -1,4 +1,4 @@
-"""What to try: a recipe and a target in, the candidates out. Pure."""
+"""The grid: a recipe and a target in, every candidate out."""
 
 from __future__ import annotations
 
