@@ -18,7 +18,15 @@ from hwbench.records.asked import (
     TargetProfile,
 )
 from hwbench.records.decided import Decision, Standing, Study
-from hwbench.records.made import CompiledModel, CompressedModel, Layer, LayerNote, OnnxModel
+from hwbench.records.made import (
+    CompiledModel,
+    CompressedModel,
+    Layer,
+    LayerCurve,
+    LayerNote,
+    OnnxModel,
+    Sensitivity,
+)
 from hwbench.records.measured import (
     Answers,
     Beside,
@@ -46,17 +54,22 @@ from hwbench.records.nights import (
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Point, Tried
 from hwbench.records.specs import (
+    LAST,
     Candidate,
     CompressionSpec,
     ExportSpec,
+    Healing,
     PluginSpec,
+    Precision,
     Schedule,
+    Ticket,
     TrainSpec,
     WorkloadSpec,
 )
 
 __all__ = [
     "ALARMS",
+    "LAST",
     "METRICS",
     "Answers",
     "Beside",
@@ -71,7 +84,9 @@ __all__ = [
     "ExportSpec",
     "Failure",
     "Goal",
+    "Healing",
     "Layer",
+    "LayerCurve",
     "LayerNote",
     "MeasureSpec",
     "Measurement",
@@ -86,12 +101,14 @@ __all__ = [
     "PluginSpec",
     "Point",
     "Power",
+    "Precision",
     "Process",
     "Reading",
     "Recipe",
     "Result",
     "Schedule",
     "SearchSpec",
+    "Sensitivity",
     "Sitting",
     "Source",
     "Standing",
@@ -99,6 +116,7 @@ __all__ = [
     "Strategy",
     "Study",
     "TargetProfile",
+    "Ticket",
     "TrainSpec",
     "Tried",
     "Value",
