@@ -27,6 +27,9 @@ Target = Annotated[str, typer.Argument(help="a file in targets/, or a path to on
 TargetName = Annotated[
     str, typer.Option("--target", "-t", help="a file in targets/, or a path to one")
 ]
+Host = Annotated[
+    str, typer.Option("--host", help="the board that is meant: user@name, or a Host of ssh's")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -35,12 +38,12 @@ _EVERY = 10.0
 
 
 @app.command()
-def doctor(target: Target = "local-cpu", as_json: AsJson = False) -> int:
+def doctor(target: Target = "local-cpu", host: Host = "", as_json: AsJson = False) -> int:
     """Check whether a target is fit to measure on, and how small an effect it can tell.
 
     Exit 0: it is (warnings included). 3: it cannot be used; each line says how to mend it.
     """
-    health = doctors.examine(config.load_target(target), _progress(as_json))
+    health = doctors.examine(config.load_target(target, host), _progress(as_json))
     if as_json:
         print(json.dumps(doctors.to_json(health), indent=2))
     else:
@@ -53,6 +56,7 @@ def doctor(target: Target = "local-cpu", as_json: AsJson = False) -> int:
 @app.command()
 def selftest(
     target: TargetName = "local-cpu",
+    host: Host = "",
     full: Annotated[
         bool, typer.Option("--full", help="312 A/A pairs and power curves: half an hour")
     ] = False,
@@ -62,7 +66,7 @@ def selftest(
 
     Exit 0: every question was answered as it should be. 1: one was not.
     """
-    rows = list(selftests.run(config.load_target(target), full, _progress(as_json)))
+    rows = list(selftests.run(config.load_target(target, host), full, _progress(as_json)))
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
@@ -88,6 +92,7 @@ def compare(
     a: Annotated[Path, typer.Argument(help="an ONNX file, a run's folder or its model/")],
     b: Annotated[Path, typer.Argument(help="what is held against it")],
     target: TargetName = "local-cpu",
+    host: Host = "",
     backend: Annotated[
         str | None, typer.Option(help="compile both for it; the target's first if absent")
     ] = None,
@@ -110,7 +115,7 @@ def compare(
     wrong = [metric for metric in on or () if metric not in METRICS]
     if wrong:
         raise UserError(f"unknown metric {wrong[0]!r}", where="--on", mend=", ".join(METRICS))
-    profile = config.load_target(target)
+    profile = config.load_target(target, host)
     spec = config.policy(policy, profile.measure, max_time)
     found = pipeline.compare(
         a, b, profile, spec, backend=backend, margin=margin, on=on or pipeline.ON,
