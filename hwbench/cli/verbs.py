@@ -138,7 +138,7 @@ def pack(
     folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
     place = pipeline.Place(_REPORTS, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        packed = pipeline.pack(*_read(recipe, target, overrides), place, show, folder)
+        packed = pipeline.pack(*_read(recipe, target, "", overrides), place, show, folder)
     if as_json:
         print(
             json.dumps(
