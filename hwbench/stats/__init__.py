@@ -16,6 +16,7 @@ from hwbench.stats.decide import (
     holm,
     look,
     p_value,
+    struck,
     verdict,
     verdicts,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "percentile",
     "pooled_spread",
     "ratio",
+    "struck",
     "verdict",
     "verdicts",
     "visit_value",
