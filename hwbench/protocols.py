@@ -19,6 +19,7 @@ from hwbench.records import (
     EnergyReading,
     LayerNote,
     OnnxModel,
+    Point,
     TargetProfile,
 )
 
@@ -98,6 +99,22 @@ class Pruner(Protocol):
         self, model: nn.Module, example: Tensor, structure: Mapping[str, object]
     ) -> nn.Module:
         """Return `model` (fresh, dense) cut to the recorded structure; weights come after."""
+
+
+class Sampler(Protocol):
+    """Says which candidate of a space to try next. The same seed and answers, the same walk."""
+
+    def begin(self, space: Sequence[Point], objectives: int) -> None:
+        """Take the space to walk on; every point has the same axes."""
+
+    def ask(self) -> int | None:
+        """Return a point that was not asked for before, by its place; None when all were.
+
+        Several may be asked for before the first is told of.
+        """
+
+    def tell(self, index: int, costs: Sequence[float] | None) -> None:
+        """Learn the costs of a point (less is better, one an objective); None: it failed."""
 
 
 class Session(Protocol):

@@ -7,7 +7,8 @@ A plug-in is one file in its folder (``hwbench/backends/NAME.py``) with
 - ``PLUGIN``: the class, annotated with its protocol (``PLUGIN: type[Backend] = TheClass``).
 
 Outside packages register a module of the same form under the entry-point group
-``hwbench.backends`` (or ``.pruners``, ``.connections``, ``.meters``, ``.workloads``).
+``hwbench.backends`` (or ``.pruners``, ``.connections``, ``.meters``, ``.workloads``,
+``.samplers``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from hwbench.errors import UserError, did_you_mean
 
-GROUPS = ("backends", "pruners", "connections", "meters", "workloads")
+GROUPS = ("backends", "pruners", "connections", "meters", "workloads", "samplers")
 
 
 def names(group: str) -> tuple[str, ...]:

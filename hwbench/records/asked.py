@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hwbench.records.specs import PluginSpec, Schedule, TrainSpec, WorkloadSpec
+from hwbench.records.specs import (
+    LAST,
+    Healing,
+    PluginSpec,
+    Precision,
+    Schedule,
+    Ticket,
+    TrainSpec,
+    WorkloadSpec,
+)
+
+Strategy = Literal["train_all", "latency_first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,10 @@ class MeasureSpec:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row of a search: a pruning method and the sparsities to try."""
+    """One row of a search: a pruning method and the sparsities to try.
+
+    The fields are those of `CompressionSpec`.
+    """
 
     pattern: str
     criterion: str
@@ -58,6 +72,29 @@ class Method:
     steps: int
     sparsities: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    begin: float = 0.0
+    end: float = LAST
+    rewind: int = 0
+    ticket: Ticket = "winning"
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    healing: Healing = "finetune"
+    teacher: float = 0.5
+    temperature: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpec:
+    """How a search spends its time.
+
+    ``strategy``: ``train_all`` trains every candidate that is tried; ``latency_first`` measures
+    each untrained and trains only what can still win. ``trials`` and ``minutes`` bound how many
+    are tried (None: no bound).
+    """
+
+    strategy: Strategy = "train_all"
+    sampler: PluginSpec = field(default_factory=lambda: PluginSpec("grid"))
+    trials: int | None = None
+    minutes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +114,8 @@ class Recipe:
     batch: int
     measure: MeasureSpec
     title: str = ""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    search: SearchSpec = field(default_factory=SearchSpec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,9 @@ from hwbench.stats.estimate import (
     within,
 )
 from hwbench.stats.tails import calls_needed, percentile
-from hwbench.stats.theory import hodges_lehmann
+from hwbench.stats.theory import hodges_lehmann, t_quantile
 from hwbench.stats.visits import visit_value
+from hwbench.stats.volume import hypervolume, nondominated
 
 __all__ = [
     "PROCESS_SPREAD",
@@ -50,13 +51,16 @@ __all__ = [
     "front_probability",
     "hodges_lehmann",
     "holm",
+    "hypervolume",
     "level",
     "look",
+    "nondominated",
     "p_value",
     "percentile",
     "pooled_spread",
     "ratio",
     "struck",
+    "t_quantile",
     "verdict",
     "verdicts",
     "visit_value",

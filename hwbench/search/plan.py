@@ -1,4 +1,4 @@
-"""What to try: a recipe and a target in, the candidates out. Pure."""
+"""The grid: a recipe and a target in, every candidate out."""
 
 from __future__ import annotations
 
@@ -87,8 +87,16 @@ def _compression(
         sparsity=sparsity,
         schedule=method.schedule,
         steps=method.steps,
+        begin=method.begin,
+        end=method.end,
+        rewind=method.rewind,
+        ticket=method.ticket,
+        ratios=method.ratios,
+        healing=method.healing,
+        teacher=method.teacher,
+        temperature=method.temperature,
         channel_multiple=multiple,
         options=method.options,
-        recovery=recipe.recovery,
+        recovery=None if method.healing == "bn" else recipe.recovery,
         seed=seed,
     )

@@ -1,0 +1,1 @@
+"""Samplers: which candidate of a space to try next, one file each."""
