@@ -16,6 +16,7 @@ from hwbench.stats.decide import (
     holm,
     look,
     p_value,
+    struck,
     verdict,
     verdicts,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "percentile",
     "pooled_spread",
     "ratio",
+    "struck",
     "t_quantile",
     "verdict",
     "verdicts",
