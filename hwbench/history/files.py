@@ -66,7 +66,7 @@ def read(path: Path, complain: Callable[[str], None]) -> Lines:
     except OSError as error:
         complain(f"{path}: cannot be read: {error}")
         return
-    version: int | None = None
+    version: Any = None
     if not text.strip():
         complain(f"{path}: is empty")
     for number, line in enumerate(text.splitlines(), 1):
@@ -76,20 +76,27 @@ def read(path: Path, complain: Callable[[str], None]) -> Lines:
             continue
         if version is None:
             version = data.get("format")
-            if not isinstance(version, int) or "night" not in data:
-                complain(f"{path}: has no readable head, so nothing in it can be placed")
-                return
-            if version > FORMAT:
-                complain(
-                    f"{path}: was written by a newer hwbench (format {version}, this one reads "
-                    f"up to {FORMAT}): left out; upgrade hwbench"
-                )
+            wrong = _unreadable(version, data)
+            if wrong:
+                complain(f"{path}: {wrong}")
                 return
         for old in range(version, FORMAT):
             data = _UPGRADES[old](data)
         for kind in ("night", "pair", "reading"):
             if kind in data:
                 yield kind, data
+
+
+def _unreadable(version: Any, head: Mapping[str, Any]) -> str:
+    """Return why a file with this head cannot be read; empty: it can."""
+    if not isinstance(version, int) or "night" not in head:
+        return "has no readable head, so nothing in it can be placed"
+    if version > FORMAT:
+        return (
+            f"was written by a newer hwbench (format {version}, this one reads up to {FORMAT}): "
+            "left out; upgrade hwbench"
+        )
+    return ""
 
 
 def _line(line: str) -> dict[str, Any] | None:

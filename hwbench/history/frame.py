@@ -44,8 +44,7 @@ class History:
         mine = rows[(rows.target == target) & (rows.recipe == recipe) & rows.measured]
         if mine.empty:
             return None
-        found: Mapping[str, Any] = mine.iloc[-1].to_dict()
-        return found
+        return {str(key): value for key, value in mine.iloc[-1].items()}
 
 
 def load(root: Path, target: str = "*") -> History:
