@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hwbench.backends import tvm as dense
 from hwbench.protocols import Backend, Session
@@ -19,13 +17,7 @@ from hwbench.records import (
     TargetProfile,
 )
 
-if TYPE_CHECKING:
-    from hwbench.kernels.choose import Chooser
-
 REQUIRES: Mapping[str, str] = dense.REQUIRES
-
-PAYS_FROM = 0.4
-"""Sparsity from which skipping zeros is worth trying; the timing of each layer decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +28,8 @@ class Options:
     ``mtriple``: the system, as in ``aarch64-linux-gnu`` (empty: this one). ``cc``: the compiler
     that links (empty: that of ``mtriple``). ``tune_seconds``: how long the kernels of a network
     may be timed against each other; 0, or another machine than this one: a cost model chooses.
-    ``choices``: a JSON file that remembers what was chosen (empty: for this run only).
+    ``choices``: a JSON file that remembers what was timed, by kind of machine (empty: one in the
+    cache of finished work).
     """
 
     mcpu: str = "host"
@@ -66,14 +59,12 @@ class SparseBackend:
     ) -> str:
         """Compile the ONNX file for a fixed batch into a shared library."""
         from hwbench.backends import _tvm_schedule
-        from hwbench.kernels import build, explain, graph, lower
+        from hwbench.kernels import build, choose, explain, graph, lower, memory, roofs
 
         options = self._options
         made = build.machine(options.mcpu, options.mtriple, candidate.threads)
-        chooser = _chooser(
-            options.mcpu, options.mtriple, made.threads, options.tune_seconds, options.choices
-        )
-        chooser.spent = 0.0  # the limit is a network's
+        kept = memory.of(made, Path(options.choices) if options.choices else None)
+        chooser = choose.Chooser(made, options.tune_seconds, kept)
         found = graph.read(model.path, candidate.batch)
         lowered = lower.lower(found, made, chooser)
         module = build.prepare(lowered.module, _tvm_schedule.schedule, made)
@@ -81,7 +72,9 @@ class SparseBackend:
         build.library(module, made, path, options.cc)
         chooser.save()
         times = explain.times(path, found, made.threads) if made.native else {}
-        rows = {row.layer: row for row in explain.rows(lowered.layers, times)}
+        best = roofs.known(made, kept) if made.native else {}
+        told = explain.rows(lowered.layers, times, best, chooser.times)
+        rows = {row.layer: row for row in told}
         self._found[model.digest] = tuple(
             LayerNote(layer.name, rows[layer.name].sparse, rows[layer.name].text)
             if layer.name in rows
@@ -107,22 +100,15 @@ class SparseBackend:
         return self._dense.script(entry, compiled)
 
 
-@functools.cache
-def _chooser(mcpu: str, mtriple: str, threads: int, seconds: float, file: str) -> Chooser:
-    """Return the chooser, which knows what this process has timed before."""
-    from hwbench.kernels import build, choose
-
-    made = build.machine(mcpu, mtriple, threads)
-    return choose.Chooser(made, seconds, Path(file) if file else None)
-
-
 def _before(layer: Layer) -> LayerNote:
+    from hwbench.kernels import TRY_FROM
+
     if layer.groups > 1 and layer.groups == layer.shape[0]:
         why = "depthwise: each output reads one channel, there is nothing to skip"
         return LayerNote(layer.name, False, why)
     share = f"{layer.sparsity:.0%} zeros"
-    if layer.sparsity < PAYS_FROM:
-        why = f"{share}: below the {PAYS_FROM:.0%} from which skipping them can pay"
+    if layer.sparsity < TRY_FROM:
+        why = f"{share}: sparse kernels are not tried below {TRY_FROM:.0%}"
         return LayerNote(layer.name, False, why)
     return LayerNote(layer.name, True, f"{share}: skipped, unless timing shows dense is faster")
 

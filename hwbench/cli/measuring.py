@@ -20,6 +20,7 @@ from hwbench.measure import doctor as doctors
 from hwbench.measure import selftest as selftests
 from hwbench.measure.compared import Row
 from hwbench.records import METRICS, Source, Value, to_json
+from hwbench.regress import simulate
 
 app = typer.Typer()
 
@@ -52,17 +53,31 @@ def doctor(target: Target = "local-cpu", as_json: AsJson = False) -> int:
 
 @app.command()
 def selftest(
+    what: Annotated[
+        str, typer.Argument(help="device: the measuring itself; nightly: simulated nights")
+    ] = "device",
     target: TargetName = "local-cpu",
     full: Annotated[
-        bool, typer.Option("--full", help="312 A/A pairs and power curves: half an hour")
+        bool,
+        typer.Option("--full", help="312 A/A pairs and power curves: half an hour"),
     ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Put known truths through the measuring protocol on a target, and say what it makes of them.
 
+    With "nightly" the truths are nights of a simulated device (steps, creep, drift, outliers, slow
+    modes, another kernel), judged as real nights are; no target is needed.
+
+
     Exit 0: every question was answered as it should be. 1: one was not.
     """
-    rows = list(selftests.run(config.load_target(target), full, _progress(as_json)))
+    if what == "nightly":
+        size = simulate.FULL if full else simulate.SMALL
+        rows = [selftests.Row(*_fields(bar)) for bar in simulate.bars(size, _progress(as_json))]
+    elif what == "device":
+        rows = list(selftests.run(config.load_target(target), full, _progress(as_json)))
+    else:
+        raise UserError(f"there is no selftest of {what!r}", mend="device, or nightly")
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
@@ -123,6 +138,10 @@ def compare(
     if found.failure is None and not found.valid:
         return Exit.TARGET
     return Exit.FINE if found.passed else Exit.MISSED
+
+
+def _fields(bar: simulate.Bar) -> tuple[str, int, str, str, bool]:
+    return bar.question, bar.tries, bar.found, bar.wanted, bar.ok
 
 
 def _show_comparison(found: pipeline.Comparison) -> None:

@@ -93,6 +93,11 @@ def bench(
     place = pipeline.Place(reports, cache, jobs, fresh, patience)
     with screen.progress(quiet=as_json) as show:
         outcome = pipeline.bench(*_read(recipe, target, overrides), place, show)
+    return _told(outcome, target, as_json)
+
+
+def _told(outcome: pipeline.Outcome, target: str, as_json: bool) -> int:
+    """Show what a run left behind; return its exit code."""
     study = outcome.study
     if as_json:
         print(json.dumps({"folder": str(outcome.folder), "decision": to_json(study.decision)}))
@@ -107,6 +112,73 @@ def bench(
             mend=f"hwbench doctor {target}; end what else runs there; the same command repeats it",
         )
     return Exit.MISSED if study.decision.verdict == "none" else Exit.FINE
+
+
+@app.command()
+def pack(
+    recipe: Annotated[str, typer.Argument(help="a file in recipes/, or a path to one")] = "p32",
+    target: TargetName = "local-cpu",
+    to: Annotated[Path | None, typer.Option("--to", help="the folder to write; a new one")] = None,
+    overrides: Overrides = None,
+    cache: CacheRoot = _CACHE,
+    jobs: Jobs = _JOBS,
+    patience: Annotated[
+        float, typer.Option(min=1, help="seconds of silence after which a training hangs")
+    ] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare everything here, and write a folder that measures it on a machine of its own.
+
+    For a device that this machine cannot reach: copy the folder there, run `python3 worker.zip
+    run` in it (Python, numpy and the runtime are all it needs), copy it back, and `hwbench
+    unpack` it.
+    """
+    folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
+    place = pipeline.Place(_REPORTS, cache, jobs, patience=patience)
+    with screen.progress(quiet=as_json) as show:
+        packed = pipeline.pack(*_read(recipe, target, overrides), place, show, folder)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "folder": str(packed.folder),
+                    "bytes": packed.size,
+                    "artifacts": packed.artifacts,
+                    "failed": {p.candidate.label: to_json(p.failure) for p in packed.failed},
+                },
+                indent=2,
+            )
+        )
+        return
+    for prepared in packed.failed:
+        assert prepared.failure is not None
+        what = f"failed: {prepared.candidate.label}: {prepared.failure.message}"
+        screen.out.print(what, style="red", markup=False)
+    size = units.text(packed.size, "B")
+    screen.panel(
+        "Packed",
+        f"{packed.artifacts} artifacts, {size}: {packed.folder}\n"
+        f"on the device, in that folder: python3 worker.zip run\n"
+        f"then, with the folder back here: hwbench unpack {packed.folder}",
+    )
+
+
+@app.command()
+def unpack(
+    folder: Annotated[Path, typer.Argument(help="the folder that came back, measured")],
+    reports: Reports = _REPORTS,
+    cache: CacheRoot = _CACHE,
+    jobs: Jobs = _JOBS,
+    as_json: AsJson = False,
+) -> int:
+    """Take in what a packed folder measured elsewhere: report, decision and all.
+
+    Exit codes are those of bench. Nothing is measured here.
+    """
+    place = pipeline.Place(reports, cache, jobs)
+    with screen.progress(quiet=as_json) as show:
+        outcome = pipeline.unpack(folder, place, show)
+    return _told(outcome, "the device it was measured on", as_json)
 
 
 @app.command()

@@ -8,27 +8,23 @@ For other machines, where nothing can be timed, its first choice is taken.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
 
-from hwbench import files
+from hwbench.kernels import TRY_FROM
 from hwbench.kernels.build import Machine
 from hwbench.kernels.layouts import Blocked, tiles
-from hwbench.kernels.problem import WHOLE, Config, Kernel, Problem, kernel
+from hwbench.kernels.memory import Memory
+from hwbench.kernels.problem import WHOLE, Config, Problem, kernel
 
-VERSION = 1
-"""Of the kernels' code as far as it decides speed: part of the key of remembered choices."""
 ROUNDS = 8
-SPARSE_BELOW = 0.75
 DENSE_FROM = 0.3
-"""Densities between which both kinds of kernel are timed."""
+"""Density from which dense kernels are timed beside the sparse ones (tried from `TRY_FROM`)."""
 BLOCKED_BELOW = 1.5
 """Row blocks are tried when at most so many times more is stored than with single rows."""
 THIN = 8
@@ -50,51 +46,40 @@ class Core:
 
 
 class Chooser:
-    """Picks configurations and remembers them, in memory and in a file if there is one.
+    """Picks configurations and remembers what they took, in a `Memory` if there is one.
 
-    Called with a `Problem`, returns its `Config`. At most ``seconds`` are spent timing; after
-    that the model decides alone. ``times`` has, per signature, the seconds of what was timed.
+    Called with a `Problem`, returns its `Config`. At most ``seconds`` are spent on a network,
+    beyond the kernel that is being tried when they end; the model decides the rest alone.
+    ``times`` has, per signature, the seconds of each configuration that was timed, by label.
     """
 
-    def __init__(self, made: Machine, seconds: float = 20.0, file: Path | None = None) -> None:
+    def __init__(self, made: Machine, seconds: float = 20.0, memory: Memory | None = None) -> None:
         """Read what is remembered."""
-        self.made, self.seconds, self.file = made, seconds, file
+        self.made, self.seconds, self.memory = made, seconds, memory
         self.spent = 0.0
-        self.times: dict[str, dict[str, float]] = {}
-        self.known: dict[str, Config] = {}
-        if file is not None and file.exists():
-            remembered = json.loads(file.read_text())
-            self.known = {key: Config(**value) for key, value in remembered.items()}
+        self.times: dict[str, dict[str, float]] = memory.recall() if memory else {}
+        self.new: set[str] = set()
 
     def __call__(self, problem: Problem) -> Config:
         """Return the configuration for a problem."""
-        key = f"v{VERSION} {self.made.mcpu} {problem.signature}"
-        if key not in self.known:
-            found = candidates(problem, self.made)
-            if len(found) == 1:
-                self.known[key] = found[0]
-            elif self.made.native and self.spent < self.seconds:
-                self.known[key] = self._timed(key, problem, found)
-            else:
-                self.known[key] = min(found, key=lambda c: predicted(problem, c, Core()))
-        return self.known[key]
+        found = sorted(candidates(problem, self.made), key=lambda c: predicted(problem, c, Core()))
+        if len(found) == 1 or not self.made.native:
+            return found[0]
+        key = problem.signature
+        left = self.seconds - self.spent
+        if left > 0 and any(c.label not in self.times.get(key, {}) for c in found):
+            start = time.perf_counter()
+            self.times[key] = timed(problem, found, self.made, left)
+            self.new.add(key)
+            self.spent += time.perf_counter() - start
+        seconds = self.times.get(key, {})
+        return min(found, key=lambda c: seconds.get(c.label, float("inf")))
 
     def save(self) -> None:
-        """Write what was chosen to the file."""
-        if self.file is not None:
-            chosen = {k: dataclasses.asdict(v) for k, v in sorted(self.known.items())}
-            files.write(self.file, json.dumps(chosen, indent=1) + "\n")
-
-    def _timed(self, key: str, problem: Problem, few: list[Config]) -> Config:
-        start = time.perf_counter()
-        bare = dataclasses.replace(
-            problem, epilogue=dataclasses.replace(problem.epilogue, residual=False)
-        )
-        kernels = [kernel(bare, config, f"k{i}") for i, config in enumerate(few)]
-        seconds = race(kernels, problem.images * problem.x_image, problem.y_size, self.made)
-        self.times[key] = {c.label: s for c, s in zip(few, seconds, strict=True)}
-        self.spent += time.perf_counter() - start
-        return few[int(np.argmin(seconds))]
+        """Remember what was timed."""
+        if self.memory is not None:
+            self.memory.keep({key: self.times[key] for key in self.new})
+        self.new.clear()
 
 
 def clock(threads: int) -> float:
@@ -105,28 +90,46 @@ def clock(threads: int) -> float:
     return time.thread_time() if threads == 1 else time.perf_counter()
 
 
-def race(kernels: list[Kernel], x_size: int, y_size: int, made: Machine) -> list[float]:
-    """Return each kernel's median seconds, timed in turns on the same inputs."""
-    module = tvm.IRModule({f"k{i}": k.function for i, k in enumerate(kernels)})
-    with made.target:
-        library = tvm.compile(module, target=made.target)
+def timed(
+    problem: Problem, configs: Sequence[Config], made: Machine, seconds: float
+) -> dict[str, float]:
+    """Return the seconds of each configuration by its label, the likeliest tried first.
+
+    When `seconds` are over no further kernel is compiled and no further round begun; at least
+    one configuration is timed.
+    """
+    deadline = time.perf_counter() + seconds
+    bare = dataclasses.replace(
+        problem, epilogue=dataclasses.replace(problem.epilogue, residual=False)
+    )
     rng = np.random.default_rng(0)
-    x = tvm.runtime.tensor(rng.random(x_size, np.float32))
-    y = tvm.runtime.tensor(np.zeros(y_size, np.float32))
-    calls: list[tuple[Any, list[Any]]] = [
-        (library[f"k{i}"], [x, *map(tvm.runtime.tensor, k.constants), y])
-        for i, k in enumerate(kernels)
-    ]
-    taken = np.zeros((ROUNDS + 1, len(calls)))
-    for turn in range(ROUNDS + 1):
-        for i, (call, arguments) in enumerate(calls):
+    x = tvm.runtime.tensor(rng.random(problem.images * problem.x_image, np.float32))
+    y = tvm.runtime.tensor(np.zeros(problem.y_size, np.float32))
+    calls: dict[str, tuple[Any, list[Any]]] = {}
+    for config in configs:
+        if calls and time.perf_counter() > deadline:
+            break
+        made_of = kernel(bare, config, "k")
+        function = tvm.compile(tvm.IRModule({"k": made_of.function}), target=made.target)["k"]
+        calls[config.label] = function, [x, *map(tvm.runtime.tensor, made_of.constants), y]
+    taken = race(list(calls.values()), made.threads, deadline)
+    return dict(zip(calls, taken, strict=True))
+
+
+def race(calls: Sequence[tuple[Any, Sequence[Any]]], threads: int, deadline: float) -> list[float]:
+    """Return each call's seconds, timed in turns on the same inputs until `deadline`."""
+    rounds: list[list[float]] = []
+    while len(rounds) <= ROUNDS and (len(rounds) < 2 or time.perf_counter() < deadline):
+        taken = []
+        for call, arguments in calls:
             # Not called before: the others have pushed its lists out of the caches, as the other
             # layers of a network do.
-            start = clock(made.threads)
+            start = clock(threads)
             call(*arguments)
-            taken[turn, i] = clock(made.threads) - start
+            taken.append(clock(threads) - start)
+        rounds.append(taken)
     # The quartile: others use this machine too, and they only ever add time.
-    return [float(t) for t in np.quantile(taken[1:], 0.25, axis=0)]
+    return [float(t) for t in np.quantile(rounds[1:], 0.25, axis=0)]
 
 
 def candidates(problem: Problem, made: Machine) -> list[Config]:
@@ -137,7 +140,7 @@ def candidates(problem: Problem, made: Machine) -> list[Config]:
     density, (pairs, fours) = problem.density, problem.block_density
     dense = density > DENSE_FROM or min(problem.rows, problem.matrix.shape[1]) <= THIN
     found: list[Config] = []
-    if density < SPARSE_BELOW:
+    if density < 1 - TRY_FROM:
         found += _single(problem, made)
         if fours < BLOCKED_BELOW * density:
             found += _rows(problem, made, 4)

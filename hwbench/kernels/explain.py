@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import statistics
 import tempfile
@@ -15,9 +16,11 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from hwbench.kernels import TRY_FROM
 from hwbench.kernels.choose import clock
 from hwbench.kernels.graph import Graph
-from hwbench.kernels.lower import Made
+from hwbench.kernels.lower import SELL_BELOW, Made
+from hwbench.kernels.problem import Config
 
 RUNS = 7
 
@@ -27,17 +30,21 @@ class Row:
     """One layer: how it is computed, in how many seconds, and what share of the whole that is.
 
     ``walked`` is the rate of the operations really done, ``worth`` that of the dense layer they
-    replace (FLOP/s); seconds and rates are None where nothing could be timed.
+    replace (FLOP/s), ``roof`` the rate this machine reaches at best when every multiply-add
+    brings its factor from where this kernel's come from. What was not timed is None.
     """
 
     layer: str
     form: str
     config: str
     sparsity: float
+    why: str
     seconds: float | None = None
     share: float | None = None
     walked: float | None = None
     worth: float | None = None
+    roof: float | None = None
+    bound: str = ""
 
     @property
     def sparse(self) -> bool:
@@ -48,43 +55,71 @@ class Row:
     def text(self) -> str:
         """The row as a sentence."""
         head = f"{self.form} kernel{f' ({self.config})' if self.config else ''}"
-        head += f", {self.sparsity:.0%} zeros{_WHY.get(self.form, '')}"
+        head += f", {self.sparsity:.0%} zeros{self.why and f': {self.why}'}"
         if self.seconds is None or self.walked is None or self.worth is None:
-            return f"{head}; chosen by the cost model, not timed"
+            return f"{head}; not timed: the code is for another machine"
+        roof = f" ({self.walked / self.roof:.0%} of the {self.bound} roof)" if self.roof else ""
         return (
             f"{head}; {self.seconds * 1e6:.0f} µs, {self.share:.0%} of the network, "
-            f"{self.walked / 1e9:.0f} GFLOP/s, worth {self.worth / 1e9:.0f} dense"
+            f"{self.walked / 1e9:.0f} GFLOP/s{roof}, worth {self.worth / 1e9:.0f} dense"
         )
 
 
-_WHY = {
-    "dense": ": too few to skip, the dense kernel was faster",
-    "depthwise": ": each output reads one channel, there is nothing to skip",
-}
+def rows(
+    layers: Sequence[Made],
+    seconds: Mapping[str, float],
+    roofs: Mapping[str, float] | None = None,
+    contests: Mapping[str, Mapping[str, float]] | None = None,
+) -> tuple[Row, ...]:
+    """Return one row a layer.
 
-
-def rows(layers: Sequence[Made], seconds: Mapping[str, float]) -> tuple[Row, ...]:
-    """Return one row a layer; `seconds` are those of `times`, empty if nothing was timed."""
+    `seconds` are those of `times`, `roofs` those of `roofs.measure` and `contests` those of
+    `Chooser.times`; each is empty if nothing was timed.
+    """
     total = sum(seconds.values())
     users = Counter(made.function for made in layers)
     found = []
     for made in layers:
         # Layers of one shape share a function; the mean is all that can be said of each.
         taken = seconds.get(made.function, 0.0) / users[made.function]
-        row = Row(made.layer, made.form, made.config, 1 - made.density)
+        why = _why(made, (contests or {}).get(made.signature, {}))
+        row = Row(made.layer, made.form, made.config, 1 - made.density, why)
         if taken:
-            row = Row(
-                made.layer,
-                made.form,
-                made.config,
-                1 - made.density,
-                taken,
-                taken / total,
-                made.walked / taken,
-                made.flops / taken,
+            bound = "register" if made.reuse > 1 else "L1"
+            row = dataclasses.replace(
+                row,
+                seconds=taken,
+                share=taken / total,
+                walked=made.walked / taken,
+                worth=made.flops / taken,
+                roof=(roofs or {}).get("registers" if made.reuse > 1 else "L1"),
+                bound=bound,
             )
         found.append(row)
     return tuple(found)
+
+
+def _why(made: Made, contest: Mapping[str, float]) -> str:
+    """Return why a layer is computed as it is: the rule that decided, or the times that did."""
+    if made.form == "depthwise":
+        return "each output reads one channel, there is nothing to skip"
+    if made.config == "rows":
+        return f"lists for one row of input are not tried below {1 - SELL_BELOW:.0%}"
+    if made.form == "dense" and 1 - made.density < TRY_FROM:
+        return f"sparse kernels are not tried below {TRY_FROM:.0%}"
+    best: dict[int, float] = {}
+    for label, seconds in contest.items():
+        height = Config.height(label)
+        best[height] = min(best.get(height, seconds), seconds)
+    if len(best) > 1:
+        told = (
+            f"{s * 1e6:.0f} µs {_LISTS.get(h, f'a list per {h} rows')}" for h, s in best.items()
+        )
+        return f"alone it took {', '.join(told)}"
+    return "the cost model expects no gain from skipping them" if made.form == "dense" else ""
+
+
+_LISTS = {1: "with a list per row"}
 
 
 def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, float]:

@@ -63,6 +63,10 @@ class Made:
     flops: float
     config: str = ""
     walked: float = 0.0
+    signature: str = ""
+    """Of the problem, where a configuration was chosen."""
+    reuse: int = 1
+    """Multiply-adds that share a loaded input: 1 when every one loads its own."""
 
 
 @dataclass(slots=True)
@@ -356,6 +360,8 @@ class Lowering:
                 problem.flops,
                 config.label,
                 2.0 * made.walked * pixels,
+                problem.signature,
+                config.row_block,
             )
         )
         return made

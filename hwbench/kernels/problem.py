@@ -36,6 +36,11 @@ class Config:
         size = f"V{self.vectors} K{self.k_block} {self.row_block}x1 G{self.group}"
         return f"{size} pack" if self.pack else size
 
+    @staticmethod
+    def height(label: str) -> int:
+        """Return the row block that a label names."""
+        return int(label.split()[2].partition("x")[0])
+
 
 WHOLE = 1 << 20
 """A K block that no layer fills: no blocking."""

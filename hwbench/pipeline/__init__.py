@@ -4,6 +4,7 @@ from hwbench.pipeline.bench import Outcome, bench
 from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
+from hwbench.pipeline.parcel import Packed, pack, unpack
 from hwbench.pipeline.revisit import export, pick, render
 
 __all__ = [
@@ -12,12 +13,15 @@ __all__ = [
     "Comparison",
     "Forecast",
     "Outcome",
+    "Packed",
     "Place",
     "Show",
     "bench",
     "compare",
     "export",
     "forecast",
+    "pack",
     "pick",
     "render",
+    "unpack",
 ]

@@ -114,6 +114,8 @@ def do(job: Job, progress: Progress) -> Iterable[Answer]:
 
 def _prepare(job: Prepare, progress: Progress) -> Iterable[Prepared]:
     cache = Cache(job.cache, job.stamp)
+    # Where backends keep what they find out about a machine.
+    os.environ["HWBENCH_CACHE"] = str(job.cache)
     workload = _workload(job.candidates[0].compression.workload)
     spec = job.candidates[0].compression
     try:

@@ -293,6 +293,10 @@ def read_test(
     }
     if not wanted:
         return {}
+    if measure.is_elsewhere(context.target):
+        metric = split(context, "validation").metric
+        reason = "a parcel carries the validation split only: the test split was not read"
+        return {role: missing(metric, Source.MEASURED, reason) for role in wanted}
     try:
         data = split(context, "test")
     except (StageError, UserError) as error:

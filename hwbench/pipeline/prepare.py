@@ -47,13 +47,8 @@ def made(context: Context, candidates: Sequence[Candidate]) -> list[Prepared]:
 
 def weights(candidates: Sequence[Candidate]) -> dict[str, float]:
     """Return each training's share of the whole preparing, by compression key."""
-    cost = {}
-    for candidate in candidates:
-        spec = candidate.compression
-        epochs = (
-            spec.train.epochs if spec.is_dense else spec.recovery.epochs if spec.recovery else 0
-        )
-        cost[spec.key] = epochs + _FIXED
+    specs = {c.compression.key: c.compression for c in candidates}
+    cost = {key: spec.epochs + _FIXED for key, spec in specs.items()}
     total = sum(cost.values())
     return {key: value / total for key, value in cost.items()}
 

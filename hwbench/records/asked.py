@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hwbench.records.specs import PluginSpec, Schedule, TrainSpec, WorkloadSpec
+from hwbench.records.specs import (
+    LAST,
+    Healing,
+    PluginSpec,
+    Precision,
+    Schedule,
+    Ticket,
+    TrainSpec,
+    WorkloadSpec,
+)
 
 Strategy = Literal["train_all", "latency_first"]
 
@@ -51,7 +60,10 @@ class MeasureSpec:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row of a search: a pruning method and the sparsities to try."""
+    """One row of a search: a pruning method and the sparsities to try.
+
+    The fields are those of `CompressionSpec`.
+    """
 
     pattern: str
     criterion: str
@@ -60,6 +72,14 @@ class Method:
     steps: int
     sparsities: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    begin: float = 0.0
+    end: float = LAST
+    rewind: int = 0
+    ticket: Ticket = "winning"
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    healing: Healing = "finetune"
+    teacher: float = 0.5
+    temperature: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +114,7 @@ class Recipe:
     batch: int
     measure: MeasureSpec
     title: str = ""
+    precisions: tuple[Precision, ...] = ("fp32",)
     search: SearchSpec = field(default_factory=SearchSpec)
 
 

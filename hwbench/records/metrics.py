@@ -56,6 +56,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "Energy by operations",
                 "multiply-adds and bytes of weights times energy per operation: ranks, no more",
             ),
+            Metric("compile_time", "s", "lower", "Compile time", "from ONNX file to artifact"),
             Metric("artifact_bytes", "B", "lower", "Artifact", "bytes of the files to ship"),
             Metric("parameters", "count", "lower", "Parameters", "weights in the ONNX file"),
             Metric(

@@ -31,7 +31,7 @@ from hwbench.stats.estimate import (
     within,
 )
 from hwbench.stats.tails import calls_needed, percentile
-from hwbench.stats.theory import hodges_lehmann
+from hwbench.stats.theory import hodges_lehmann, t_quantile
 from hwbench.stats.visits import visit_value
 from hwbench.stats.volume import WORST, costs_of, hypervolume, nondominated, ruled
 
@@ -61,6 +61,7 @@ __all__ = [
     "pooled_spread",
     "ratio",
     "ruled",
+    "t_quantile",
     "verdict",
     "verdicts",
     "visit_value",

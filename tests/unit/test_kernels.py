@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
 from hwbench.errors import StageError
-from hwbench.kernels import build, choose, encode, graph, layouts, lower
+from hwbench.kernels import build, choose, encode, explain, graph, layouts, lower, memory, roofs
 from hwbench.kernels.problem import Config, Problem
+from hwbench.kernels.template import Epilogue
 
 # Every number of lanes runs on this machine: 16 with AVX-512, 8 with AVX2, 4 with SSE.
 MACHINES = {lanes: build.machine(cpu) for cpu, lanes in (("haswell", 8), ("nehalem", 4))}
@@ -414,20 +416,68 @@ def test_a_processor_nobody_knows_is_refused() -> None:
         build.machine("cortex-a72", "no-such-system")
 
 
-def test_choices_are_remembered(tmp_path: Path) -> None:
-    layout = layouts.Planar.of(4, 4, 16, 1)
-    from hwbench.kernels.template import Epilogue
-
-    matrix = pruned(np.random.default_rng(0), (8, 8), "half")
-    problem = Problem(
-        layout, layout, layouts.Window((1, 1)), np.arange(8) * layout.plane, matrix,
-        np.zeros(8, np.float32), 8 * layout.plane, 1, Epilogue(),
+def point(rng: np.random.Generator, rows: int, channels: int, size: int = 4) -> Problem:
+    """A 1x1 convolution."""
+    layout = layouts.Planar.of(size, size, build.machine().lanes, 0)
+    return Problem(
+        layout, layout, layouts.Window((1, 1)), np.arange(channels) * layout.plane,
+        pruned(rng, (rows, channels), "half"), np.zeros(rows, np.float32),
+        layouts.round_up(channels, 8) * layout.plane, 1, Epilogue(),
     )  # fmt: skip
-    file = tmp_path / "choices.json"
-    first = choose.Chooser(build.machine(), 5.0, file)
+
+
+def test_choices_are_remembered(tmp_path: Path) -> None:
+    problem = point(np.random.default_rng(0), 8, 8)
+    made, file = build.machine(), tmp_path / "choices.json"
+    first = choose.Chooser(made, 5.0, memory.of(made, file))
     config = first(problem)
-    assert first.times
+    assert len(first.new) == 1
     first.save()
-    second = choose.Chooser(build.machine(), 5.0, file)
+    second = choose.Chooser(made, 5.0, memory.of(made, file))
     assert second(problem) == config
-    assert not second.times
+    assert not second.new
+    # What another machine was found to like is none of ours.
+    more = dataclasses.replace(made, threads=2)
+    assert memory.of(more, file).recall() == {}
+    memory.of(more, file).keep({"roofs": {"L1": 1.0}})
+    assert set(memory.of(made, file).recall()) == {problem.signature}
+    file.write_text("torn {")
+    assert memory.of(made, file).recall() == {}
+
+
+def test_a_race_over_its_budget_stops() -> None:
+    problem = point(np.random.default_rng(0), 64, 64)
+    configs = choose.candidates(problem, build.machine())
+    assert len(configs) > 3
+    assert list(choose.timed(problem, configs, build.machine(), 0.0)) == [configs[0].label]
+    chooser = choose.Chooser(build.machine(), 0.0)
+    assert chooser(problem) in configs
+    assert not chooser.times
+
+
+def test_the_reason_names_what_was_tried() -> None:
+    def told(form: str, density: float, contest: dict[str, float]) -> str:
+        made = lower.Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
+        return explain.rows([made], {"f": 1e-5, "g": 1e-5}, {"registers": 4e11}, {"s": contest})[
+            0
+        ].text
+
+    few = told("dense", 0.9, {"V2 K9 8x1 G1": 1e-5})
+    assert "not tried below 25%" in few
+    assert "25% of the register roof" in few
+    assert "50% of the network" in few
+    both = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "V2 K9 1x1 G1": 2e-5, "V3 K9 1x1 G1": 3e-5})
+    assert "10 µs a list per 8 rows, 20 µs with a list per row" in both
+    assert "cost model" in told("dense", 0.5, {})
+    assert "nothing to skip" in told("depthwise", 0.5, {})
+    assert "not timed" in explain.rows([lower.Made("a", "f", "sparse", 0.1, 1.0)], {})[0].text
+
+
+def test_roofs_are_measured_once(tmp_path: Path) -> None:
+    made = build.machine()
+    kept = memory.of(made, tmp_path / "m.json")
+    kept.keep({roofs.NAME: {"L1": 3e9}})
+    assert roofs.known(made, kept) == {"L1": 3e9}
+    two = dataclasses.replace(made, threads=2)
+    found = memory.Memory(kept.file, kept.fingerprint)
+    assert roofs.known(two, found) == {"L1": 6e9}

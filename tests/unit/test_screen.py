@@ -37,9 +37,7 @@ def row(
 DENSE = row("dense", 0.0, 0.9, 10e-6)
 
 
-def test_who_gains_nothing_over_the_dense_model_of_its_backend_is_dropped_with_the_backends_word() -> (
-    None
-):
+def test_who_gains_nothing_over_its_backends_dense_model_is_dropped() -> None:
     mask = row("unstructured", 0.9, 0.85, 10e-6, why="ORT multiplies zeros")
     whole = row("channel", 0.5, 0.7, 5e-6)
     found = pareto.hopeless([DENSE, mask, whole], RECIPE)
