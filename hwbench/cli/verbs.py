@@ -41,6 +41,7 @@ CacheRoot = Annotated[
     Path, typer.Option("--cache", envvar="HWBENCH_CACHE", help="where finished work is kept")
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="models prepared at a time")]
+Host = measuring.Host
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
 _REPORTS, _CACHE, _LATEST = Path("reports"), Path(".hwbench/cache"), Path("reports/latest")
@@ -66,6 +67,7 @@ def _root(
 def bench(
     recipe: RecipeName = "p32",
     target: TargetName = "local-cpu",
+    host: Host = "",
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option(help="measure again what was measured before")] = False,
     dry_run: Annotated[bool, typer.Option(help="show the plan and stop (= hwbench plan)")] = False,
@@ -88,11 +90,11 @@ def bench(
     if max_time is not None:
         overrides = [*(overrides or ()), f"measure.max_time={max_time!r}"]
     if dry_run:
-        plan(recipe, target, overrides, reports, cache, jobs, as_json)
+        plan(recipe, target, host, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
     place = pipeline.Place(reports, cache, jobs, fresh, patience)
     with screen.progress(quiet=as_json) as show:
-        outcome = pipeline.bench(*_read(recipe, target, overrides), place, show)
+        outcome = pipeline.bench(*_read(recipe, target, host, overrides), place, show)
     return _told(outcome, target, as_json)
 
 
@@ -136,7 +138,7 @@ def pack(
     folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
     place = pipeline.Place(_REPORTS, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        packed = pipeline.pack(*_read(recipe, target, overrides), place, show, folder)
+        packed = pipeline.pack(*_read(recipe, target, "", overrides), place, show, folder)
     if as_json:
         print(
             json.dumps(
@@ -185,6 +187,7 @@ def unpack(
 def plan(
     recipe: RecipeName = "p32",
     target: TargetName = "local-cpu",
+    host: Host = "",
     overrides: Overrides = None,
     reports: Reports = _REPORTS,
     cache: CacheRoot = _CACHE,
@@ -193,7 +196,7 @@ def plan(
 ) -> None:
     """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
     place = pipeline.Place(reports, cache, jobs)
-    found = pipeline.forecast(*_read(recipe, target, overrides), place)
+    found = pipeline.forecast(*_read(recipe, target, host, overrides), place)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return
@@ -325,5 +328,7 @@ def schema(what: Annotated[str, typer.Argument(help="recipe or target")] = "reci
     print(config.schema(what))
 
 
-def _read(recipe: str, target: str, overrides: list[str] | None) -> tuple[Recipe, TargetProfile]:
-    return config.load_recipe(recipe, overrides or ()), config.load_target(target)
+def _read(
+    recipe: str, target: str, host: str, overrides: list[str] | None
+) -> tuple[Recipe, TargetProfile]:
+    return config.load_recipe(recipe, overrides or ()), config.load_target(target, host)

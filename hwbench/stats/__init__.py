@@ -16,6 +16,7 @@ from hwbench.stats.decide import (
     holm,
     look,
     p_value,
+    struck,
     verdict,
     verdicts,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "pooled_spread",
     "ratio",
     "ruled",
+    "struck",
     "t_quantile",
     "verdict",
     "verdicts",
