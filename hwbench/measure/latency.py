@@ -16,8 +16,6 @@ from hwbench.measure.generation import REFERENCE, SHADOW, Generation
 from hwbench.records import Failure, MeasureSpec, Process
 from hwbench.worker.messages import Job, Settings
 
-ATTEMPTS = 2
-"""A session in which R and S differ is repeated once."""
 _MEMORY_SHARE = 0.6
 _DECIDE = 0.99
 _ELIMINATE = 0.999
@@ -63,7 +61,7 @@ class Latencies:
 
     def run(self) -> Latency:
         """Return every process of the valid attempt, or of the last one."""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self.device.attempts):
             notes: list[str] = []
             made = self._attempt(attempt, notes)
             result = _gathered(made, self.spec, notes)
@@ -84,7 +82,8 @@ class Latencies:
         )
 
     def _attempt(self, attempt: int, notes: list[str]) -> list[Generation]:
-        groups = grouped(self.jobs, self.pair, self.need, self.free)
+        groups = [[j for j in self.jobs if j.name in names] for names in self.device.groups]
+        groups = groups or grouped(self.jobs, self.pair, self.need, self.free)
         planned = self.spec.generations * len(groups)
         if len(groups) > 1:
             notes.append(f"measured in {len(groups)} groups: the memory does not hold all at once")

@@ -125,8 +125,7 @@ def _price(
     blocks: Sequence[Block], texts: Mapping[str, str], mcpu: str, prices: dict[Block, float]
 ) -> None:
     listing = "\n".join(
-        f"# LLVM-MCA-BEGIN\n{_listing(block, texts)}\n# LLVM-MCA-END"
-        for block in blocks
+        f"# LLVM-MCA-BEGIN\n{_listing(block, texts)}\n# LLVM-MCA-END" for block in blocks
     )
     arguments = ["llvm-mca", "-mtriple=aarch64", f"-mcpu={mcpu}", f"-iterations={_ITERATIONS}"]
     report = _run([*arguments, "-resource-pressure=0", "-instruction-info=0", _FEATURES], listing)
@@ -149,9 +148,7 @@ def _listing(block: Block, texts: Mapping[str, str]) -> str:
 def _disassembled(words: Iterable[str]) -> dict[str, str]:
     """Return the assembly of each instruction; those that are none are left out."""
     ordered = sorted(words)
-    given = "".join(
-        " ".join(f"0x{w[i : i + 2]}" for i in (6, 4, 2, 0)) + "\n" for w in ordered
-    )
+    given = "".join(" ".join(f"0x{w[i : i + 2]}" for i in (6, 4, 2, 0)) + "\n" for w in ordered)
     done = subprocess.run(
         ["llvm-mc", "--disassemble", "-triple=aarch64", _FEATURES],
         input=given, capture_output=True, text=True, check=False,

@@ -12,7 +12,7 @@ from typing import Any
 
 from hwbench.errors import StageError
 from hwbench.predict import classes
-from hwbench.records import Candidate, OnnxModel, Source, Value, missing
+from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 TRANSFER = (0.90, 1.45)
@@ -34,6 +34,12 @@ class Prediction:
     high: float
     layers: Mapping[str, float]
     notes: tuple[str, ...]
+
+
+def core_of(target: TargetProfile) -> str | None:
+    """Return the core of a target if predictions are known for it: the one code is compiled for."""
+    named = (str(spec.options.get("mcpu", "")) for spec in target.backends)
+    return next((name for name in named if name in CORES), None)
 
 
 def predict(model: OnnxModel, core: str) -> Prediction:
@@ -94,6 +100,8 @@ def _refused(candidate: Candidate) -> str:
         return f"{candidate.threads} threads are not predicted: they would be 20 to 30 % off"
     if candidate.batch != 1:
         return "only batch 1 is predicted"
+    if candidate.backend.kind == "tvm_sparse":
+        return "the sparse kernels have no prices for this core yet"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""How good are the predictions? ``python -m hwbench.predict.validate`` prints the table of the docs.
+"""How good are the predictions? ``python -m hwbench.predict.validate`` prints the docs' table.
 
 Every network of ncnn's published table is predicted by a fit that has not seen its family (the
 network and its int8 version; in some rows its relatives neither, such as resnet50 for resnet18),
@@ -48,9 +48,7 @@ class Row:
     @property
     def held(self) -> bool:
         """Whether the bar holds: the mean error, and every pair ordered right."""
-        return self.bar is None or (
-            self.mean_error <= self.bar and self.pairs_right == self.pairs
-        )
+        return self.bar is None or (self.mean_error <= self.bar and self.pairs_right == self.pairs)
 
 
 def validate() -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from hwbench import predict
 from hwbench.errors import StageError
 from hwbench.predict import classes, cycles, fit, validate
-from hwbench.records import Source
-from tests.nets import conv_net
+from hwbench.records import OnnxModel, Source
+from tests import artifacts
 
 
 def test_the_published_table_is_predicted_within_the_bars() -> None:
@@ -57,3 +58,71 @@ def test_the_fit_finds_what_made_the_numbers() -> None:
     what = rng.uniform(1e6, 1e8, (20, 3))
     true = np.array([2e-10, 0.0, 5e-9])
     assert fit.fit(what, what @ true) == pytest.approx(true, rel=1e-2, abs=1e-12)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> OnnxModel:
+    return artifacts.network(tmp_path / "net.onnx")
+
+
+def test_every_layer_has_its_class(model: OnnxModel) -> None:
+    layers = classes.by_layer(model)
+    sums = classes.total(layers)
+    height, width = artifacts.SHAPE[1:]
+    half = -(-height // 2) * -(-width // 2)
+    assert sums["winograd"] == 8 * 3 * 9 * height * width
+    assert sums["depthwise"] == 8 * 9 * height * width
+    assert sums["spatial"] == 7 * 8 * 9 * half, "a stride leaves no Winograd"
+    assert sums["pointwise"] == 7 * 8 * half
+    assert sums["linear"] == 5 * 7
+
+
+@pytest.mark.parametrize("core", predict.CORES)
+def test_a_prediction_has_a_band_and_its_layers_add_up(model: OnnxModel, core: str) -> None:
+    found = predict.predict(model, core)
+    assert 0 < found.low < found.seconds < found.high
+    assert found.low < 0.91 * found.seconds, "another runtime than the published one"
+    assert found.high > 1.44 * found.seconds
+    assert sum(found.layers.values()) == pytest.approx(found.seconds)
+
+
+def test_the_slower_core_is_predicted_slower(model: OnnxModel) -> None:
+    slow, middle, fast = (predict.predict(model, core).seconds for core in predict.CORES)
+    assert slow > middle > fast
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"threads": 4}, "threads"), ({"batch": 8}, "batch 1"), ({"precision": "int8"}, "int8")],
+)
+def test_what_cannot_be_predicted_is_missing_with_a_reason(
+    model: OnnxModel, change: dict[str, Any], why: str
+) -> None:
+    given = artifacts.candidate("onnxruntime")
+    if "precision" in change:
+        given = dataclasses.replace(given, export=dataclasses.replace(given.export, **change))
+    else:
+        given = dataclasses.replace(given, **change)
+    value = predict.value(model, given, "cortex-a72")
+    assert value.value is None
+    assert why in value.reason
+    assert value.source is Source.PREDICTED
+    known = predict.value(model, artifacts.candidate("onnxruntime"), "cortex-a72")
+    assert known.value is not None
+    assert known.source is Source.PREDICTED
+
+
+def test_an_unknown_core_is_refused(model: OnnxModel) -> None:
+    with pytest.raises(StageError, match="no published times"):
+        predict.predict(model, "cortex-m4")
+
+
+def test_counts_are_read_and_a_broken_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "counts.txt"
+    path.write_text("10 8b000000 d65f03c0\n3 8b000000\n# accesses 7 2 1 1 0 complete\n")
+    found = cycles.read(path)
+    assert found.instructions == 23
+    assert found.misses == (2, 1)
+    path.write_text("10 8b000000 d65f03c0\n")
+    with pytest.raises(StageError, match="to its end"):
+        cycles.read(path)
