@@ -16,6 +16,7 @@ from hwbench.stats.decide import (
     holm,
     look,
     p_value,
+    struck,
     verdict,
     verdicts,
 )
@@ -33,10 +34,11 @@ from hwbench.stats.estimate import (
 from hwbench.stats.tails import calls_needed, percentile
 from hwbench.stats.theory import hodges_lehmann, t_quantile
 from hwbench.stats.visits import visit_value
-from hwbench.stats.volume import hypervolume, nondominated
+from hwbench.stats.volume import WORST, costs_of, hypervolume, nondominated, ruled
 
 __all__ = [
     "PROCESS_SPREAD",
+    "WORST",
     "Interval",
     "Look",
     "Spread",
@@ -45,6 +47,7 @@ __all__ = [
     "beyond",
     "by_generation",
     "calls_needed",
+    "costs_of",
     "detectable",
     "eliminated",
     "front_probability",
@@ -58,6 +61,8 @@ __all__ = [
     "percentile",
     "pooled_spread",
     "ratio",
+    "ruled",
+    "struck",
     "t_quantile",
     "verdict",
     "verdicts",
