@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     SamplerField = BaseModel
 else:
     WorkloadField = plugins.one_of("workloads")
-    BackendsField = plugins.table_of("backends")
+    BackendsField = plugins.table_of("backends", several=True)
     SamplerField = plugins.one_of("samplers")
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
