@@ -28,6 +28,9 @@ Target = Annotated[str, typer.Argument(help="a file in targets/, or a path to on
 TargetName = Annotated[
     str, typer.Option("--target", "-t", help="a file in targets/, or a path to one")
 ]
+Host = Annotated[
+    str, typer.Option("--host", help="the board that is meant: user@name, or a Host of ssh's")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -36,12 +39,12 @@ _EVERY = 10.0
 
 
 @app.command()
-def doctor(target: Target = "local-cpu", as_json: AsJson = False) -> int:
+def doctor(target: Target = "local-cpu", host: Host = "", as_json: AsJson = False) -> int:
     """Check whether a target is fit to measure on, and how small an effect it can tell.
 
     Exit 0: it is (warnings included). 3: it cannot be used; each line says how to mend it.
     """
-    health = doctors.examine(config.load_target(target), _progress(as_json))
+    health = doctors.examine(config.load_target(target, host), _progress(as_json))
     if as_json:
         print(json.dumps(doctors.to_json(health), indent=2))
     else:
@@ -57,6 +60,7 @@ def selftest(
         str, typer.Argument(help="device: the measuring itself; nightly: simulated nights")
     ] = "device",
     target: TargetName = "local-cpu",
+    host: Host = "",
     full: Annotated[
         bool,
         typer.Option("--full", help="312 A/A pairs, power curves, 30 at once: 20 minutes"),
@@ -75,7 +79,7 @@ def selftest(
         size = simulate.FULL if full else simulate.SMALL
         rows = [selftests.Row(*_fields(bar)) for bar in simulate.bars(size, _progress(as_json))]
     elif what == "device":
-        rows = list(selftests.run(config.load_target(target), full, _progress(as_json)))
+        rows = list(selftests.run(config.load_target(target, host), full, _progress(as_json)))
     else:
         raise UserError(f"there is no selftest of {what!r}", mend="device, or nightly")
     if as_json:
@@ -103,6 +107,7 @@ def compare(
     a: Annotated[Path, typer.Argument(help="an ONNX file, a run's folder or its model/")],
     b: Annotated[Path, typer.Argument(help="what is held against it")],
     target: TargetName = "local-cpu",
+    host: Host = "",
     backend: Annotated[
         str | None, typer.Option(help="compile both for it; the target's first if absent")
     ] = None,
@@ -125,7 +130,7 @@ def compare(
     wrong = [metric for metric in on or () if metric not in METRICS]
     if wrong:
         raise UserError(f"unknown metric {wrong[0]!r}", where="--on", mend=", ".join(METRICS))
-    profile = config.load_target(target)
+    profile = config.load_target(target, host)
     spec = config.policy(policy, profile.measure, max_time)
     found = pipeline.compare(
         a, b, profile, spec, backend=backend, margin=margin, on=on or pipeline.ON,

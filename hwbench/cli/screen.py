@@ -32,6 +32,7 @@ err = Console(stderr=True)
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
 
 _TITLES = {
+    "search": "try candidates untrained",
     "prepare": "prune, fine-tune, compile",
     "measure": "measure on the target",
     "score": "score the answers",

@@ -11,7 +11,7 @@ import typer
 
 import hwbench
 from hwbench import config, pipeline, registry, store, units
-from hwbench.cli import measuring, screen, starter
+from hwbench.cli import measuring, predicting, screen, starter
 from hwbench.errors import Exit, TargetError, UserError
 from hwbench.records import METRICS, Recipe, TargetProfile, to_json
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(measuring.app)
+app.add_typer(predicting.app)
 
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="a file in recipes/, or a path to one")
@@ -41,6 +42,7 @@ CacheRoot = Annotated[
     Path, typer.Option("--cache", envvar="HWBENCH_CACHE", help="where finished work is kept")
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="models prepared at a time")]
+Host = measuring.Host
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
 _REPORTS, _CACHE, _LATEST = Path("reports"), Path(".hwbench/cache"), Path("reports/latest")
@@ -66,6 +68,7 @@ def _root(
 def bench(
     recipe: RecipeName = "p32",
     target: TargetName = "local-cpu",
+    host: Host = "",
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option(help="measure again what was measured before")] = False,
     dry_run: Annotated[bool, typer.Option(help="show the plan and stop (= hwbench plan)")] = False,
@@ -88,11 +91,11 @@ def bench(
     if max_time is not None:
         overrides = [*(overrides or ()), f"measure.max_time={max_time!r}"]
     if dry_run:
-        plan(recipe, target, overrides, reports, cache, jobs, as_json)
+        plan(recipe, target, host, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
     place = pipeline.Place(reports, cache, jobs, fresh, patience)
     with screen.progress(quiet=as_json) as show:
-        outcome = pipeline.bench(*_read(recipe, target, overrides), place, show)
+        outcome = pipeline.bench(*_read(recipe, target, host, overrides), place, show)
     return _told(outcome, target, as_json)
 
 
@@ -136,7 +139,7 @@ def pack(
     folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
     place = pipeline.Place(_REPORTS, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        packed = pipeline.pack(*_read(recipe, target, overrides), place, show, folder)
+        packed = pipeline.pack(*_read(recipe, target, "", overrides), place, show, folder)
     if as_json:
         print(
             json.dumps(
@@ -185,6 +188,7 @@ def unpack(
 def plan(
     recipe: RecipeName = "p32",
     target: TargetName = "local-cpu",
+    host: Host = "",
     overrides: Overrides = None,
     reports: Reports = _REPORTS,
     cache: CacheRoot = _CACHE,
@@ -193,7 +197,7 @@ def plan(
 ) -> None:
     """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
     place = pipeline.Place(reports, cache, jobs)
-    found = pipeline.forecast(*_read(recipe, target, overrides), place)
+    found = pipeline.forecast(*_read(recipe, target, host, overrides), place)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return
@@ -325,5 +329,7 @@ def schema(what: Annotated[str, typer.Argument(help="recipe or target")] = "reci
     print(config.schema(what))
 
 
-def _read(recipe: str, target: str, overrides: list[str] | None) -> tuple[Recipe, TargetProfile]:
-    return config.load_recipe(recipe, overrides or ()), config.load_target(target)
+def _read(
+    recipe: str, target: str, host: str, overrides: list[str] | None
+) -> tuple[Recipe, TargetProfile]:
+    return config.load_recipe(recipe, overrides or ()), config.load_target(target, host)

@@ -38,11 +38,14 @@ MARGIN = 0.02
 """Verdicts: less than this share is no difference."""
 
 
-def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> Sitting:
+def sit(
+    context: Context, ready: Sequence[Prepared], conditions: Conditions, into: str = ""
+) -> Sitting:
     """Return the sitting in which everything that is ready was measured, cached by what decides it.
 
     The dense model on the first backend that compiled it is the reference. A cached sitting says
-    in its notes when it was.
+    in its notes when it was. Raw samples are copied to the run's
+    ``samples``, `into` a folder there.
     """
     compiled = [p.compiled for p in ready if p.compiled is not None]
     reference = next(c for c in compiled if c.candidate.compression.is_dense)
@@ -69,7 +72,7 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
         ),
         resume=True,
     )
-    keep_samples(context.cache.folder("measure", key), context.run.folder / "samples")
+    keep_samples(context.cache.folder("measure", key), context.run.folder / "samples" / into)
     if not sitting.valid:
         # What cannot be trusted is shown, and measured again by the next run.
         context.cache.forget("measure", key)

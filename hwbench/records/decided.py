@@ -9,6 +9,7 @@ from typing import Literal
 from hwbench.records.asked import Recipe, TargetProfile
 from hwbench.records.measured import Beside, Conditions, Result
 from hwbench.records.metrics import Value
+from hwbench.records.searched import Tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Study:
     """A whole run of one recipe on one target: what the report shows.
 
     ``versions`` is the host's software; ``started`` ISO 8601 in UTC; ``seconds`` the wall time
-    of each phase by name, of this run.
+    of each phase by name, of this run. ``tried`` is the history of the search, where there was
+    one: what it tried, in its order, with the reason of what it dropped.
     """
 
     recipe: Recipe
@@ -65,3 +67,4 @@ class Study:
     started: str
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    tried: tuple[Tried, ...] = ()

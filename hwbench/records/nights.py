@@ -118,7 +118,8 @@ class Pair:
     ``shadow`` is the pinned dense model's own copy over it: what it is off by is the session's
     error. ``changed`` is what is different from when the baseline was pinned, ``hints`` which of
     it is to blame, ``samples`` where the raw samples lie (relative to the night's folder).
-    ``segment`` hashes what must stay the same for nights to make one series.
+    ``conditions`` holds the three rings of the device. ``segment`` hashes what must stay the same
+    for nights to make one series.
     """
 
     recipe: str
@@ -139,7 +140,7 @@ class Pair:
     artifacts: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe_digest: str = ""
-    state: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodTonight, ...] = ()
     ship: str = ""
     ship_reason: str = ""

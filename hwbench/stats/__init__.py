@@ -34,10 +34,11 @@ from hwbench.stats.estimate import (
 from hwbench.stats.tails import calls_needed, percentile
 from hwbench.stats.theory import hodges_lehmann, t_quantile
 from hwbench.stats.visits import visit_value
-from hwbench.stats.volume import hypervolume, nondominated
+from hwbench.stats.volume import WORST, costs_of, hypervolume, nondominated, ruled
 
 __all__ = [
     "PROCESS_SPREAD",
+    "WORST",
     "Interval",
     "Look",
     "Spread",
@@ -46,6 +47,7 @@ __all__ = [
     "beyond",
     "by_generation",
     "calls_needed",
+    "costs_of",
     "detectable",
     "eliminated",
     "front_probability",
@@ -59,6 +61,7 @@ __all__ = [
     "percentile",
     "pooled_spread",
     "ratio",
+    "ruled",
     "struck",
     "t_quantile",
     "verdict",
