@@ -4,6 +4,7 @@ from hwbench.pipeline.bench import Outcome, bench
 from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
+from hwbench.pipeline.foretell import Foretold, foretell
 from hwbench.pipeline.parcel import Packed, pack, unpack
 from hwbench.pipeline.revisit import export, pick, render
 
@@ -12,6 +13,7 @@ __all__ = [
     "PHASES",
     "Comparison",
     "Forecast",
+    "Foretold",
     "Outcome",
     "Packed",
     "Place",
@@ -20,6 +22,7 @@ __all__ = [
     "compare",
     "export",
     "forecast",
+    "foretell",
     "pack",
     "pick",
     "render",
