@@ -37,6 +37,7 @@ _TITLES = {
     "measure": "measure on the target",
     "score": "score the answers",
     "confirm": "confirm the choice",
+    "repeat": "repeat with other seeds",
     "report": "write the report",
 }
 _EVERY = 10.0

@@ -28,6 +28,7 @@ from hwbench.pipeline.crew import Crew
 from hwbench.pipeline.jobs import Job, Prepare, Prepared
 from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
 from hwbench.pipeline.prepare import prepare, weights
+from hwbench.pipeline.repeat import repeat
 from hwbench.records import (
     Candidate,
     Conditions,
@@ -112,6 +113,7 @@ def _study(
     decision, remarks = _timed(
         seconds, "confirm", lambda: confirm(context, first, results, ready, conditions)
     )
+    decision = _timed(seconds, "repeat", lambda: repeat(context, decision, results, ready, sitting))
     decision = dataclasses.replace(decision, test=read_test(context, decision, ready))
     left_out = search.left_out(context.recipe, context.target)
     notes = [f"the target does not run the backend {name}" for name in left_out]
