@@ -54,11 +54,8 @@ class Decision:
     goals. ``test`` holds the test split's score of the chosen and of the dense model, read once.
     ``confirmed`` is how the chosen model did head to head with its rivals, in fresh processes;
     ``proxies`` says in sentences what would change if the numbers that are proxies were off.
-<<<<<<< HEAD
     ``basis`` is the source of the numbers that it was chosen by: what is not measured says so.
-=======
     ``accuracy`` is how sure the accuracies that decided are.
->>>>>>> main
     """
 
     target: str
@@ -71,11 +68,8 @@ class Decision:
     test: Mapping[str, Value] = field(default_factory=dict)
     confirmed: tuple[Beside, ...] = ()
     proxies: tuple[str, ...] = ()
-<<<<<<< HEAD
     basis: Source = Source.MEASURED
-=======
     accuracy: tuple[Repeated, ...] = ()
->>>>>>> main
 
 
 @dataclass(frozen=True, slots=True)
