@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from hwbench.records import (
     METRICS,
@@ -23,6 +22,7 @@ from hwbench.records import (
     Power,
     Recipe,
     Result,
+    Schedule,
     Source,
     Study,
     TargetProfile,
@@ -55,7 +55,7 @@ def candidate(
     *,
     criterion: str = "magnitude",
     scope: str = "global",
-    schedule: Literal["oneshot", "linear", "cubic"] = "oneshot",
+    schedule: Schedule = "oneshot",
     backend: PluginSpec = ORT,
     seed: int = 0,
 ) -> Candidate:

@@ -32,10 +32,12 @@ err = Console(stderr=True)
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
 
 _TITLES = {
+    "search": "try candidates untrained",
     "prepare": "prune, fine-tune, compile",
     "measure": "measure on the target",
     "score": "score the answers",
     "confirm": "confirm the choice",
+    "repeat": "repeat with other seeds",
     "report": "write the report",
 }
 _EVERY = 10.0

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Progress = Callable[[float], None]
+Loss = Callable[["nn.Module", "Tensor", "Tensor"], "Tensor"]
+"""Of a model, inputs and labels; `Workload.train_step` is one."""
 
 NORM_SAMPLES = 1000
 """Training samples that batch-norm statistics are estimated on again."""
@@ -41,6 +43,11 @@ def seeded(seed: int) -> Iterator[None]:
             random.setstate(plain)
 
 
+def within(progress: Progress, start: float, end: float) -> Progress:
+    """Return a progress that fills `start` to `end` of the given one, 5 % kept for the rest."""
+    return lambda share: progress(0.02 + 0.95 * (start + share * (end - start)))
+
+
 def one_cycle(step: float, total: float, train: TrainSpec) -> float:
     """Return the learning rate at a step: up in a line, down along a cosine (Smith 2018)."""
     rise = train.warmup * total
@@ -58,11 +65,13 @@ def fit(
     masks: Mapping[str, Tensor],
     start: float = 0.0,
     stop: float = 1.0,
+    loss_of: Loss | None = None,
     progress: Progress,
 ) -> None:
     """Train in place from share `start` to `stop` of the one cycle; masked weights stay zero.
 
-    SGD with Nesterov momentum 0.9. The order of samples depends on `seed` and the epoch alone.
+    `loss_of` replaces the workload's own loss. SGD with Nesterov momentum 0.9. The order of
+    samples depends on `seed` and the epoch alone.
     Raises `StageError` when the loss is not finite.
     """
     import torch
@@ -71,6 +80,7 @@ def fit(
     per_epoch = math.ceil(len(inputs) / train.batch)
     total = train.epochs * per_epoch
     first, last = round(start * total), round(stop * total)
+    loss_of = loss_of or workload.train_step
     parameters = dict(model.named_parameters())
     held = [(parameters[name], mask) for name, mask in masks.items()]
     optimizer = torch.optim.SGD(
@@ -90,7 +100,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = one_cycle(step + 0.5, total, train)
             optimizer.zero_grad(set_to_none=True)
-            loss = workload.train_step(model, inputs[batch], labels[batch])
+            loss = loss_of(model, inputs[batch], labels[batch])
             _refuse_divergence(loss, step, total, train)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -128,7 +138,7 @@ def reestimate_norms(model: nn.Module, workload: Workload, *, seed: int) -> int:
     with torch.no_grad():
         for batch in torch.split(order[:NORM_SAMPLES], _BATCH):
             if len(batch) > 1:
-                _answer(model, inputs[batch])
+                answer(model, inputs[batch])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
@@ -148,7 +158,7 @@ def score(model: nn.Module, workload: Workload, split: Split = "validation") -> 
     rows = []
     with torch.no_grad():
         for batch in torch.split(inputs, _BATCH):
-            rows.append(_answer(model, batch).numpy())
+            rows.append(answer(model, batch).numpy())
     outputs = np.concatenate(rows)
     bad = int((~np.isfinite(outputs)).any(axis=tuple(range(1, outputs.ndim))).sum())
     if bad:
@@ -169,17 +179,25 @@ def _batch(step: int, per_epoch: int, samples: int, size: int, seed: int) -> Ten
     return order[place * size : (place + 1) * size]
 
 
-def _answer(model: nn.Module, inputs: Tensor) -> Tensor:
+def answer(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return the model's (first) output. Raises `StageError` when the user's model raises."""
-    from torch import Tensor
-
     try:
         output = model(inputs)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         line = (str(error).splitlines() or [""])[0]
         what = f"the model raised {type(error).__name__}: {line}"
         raise StageError("compress", what, where=f"an input of {tuple(inputs.shape)}") from error
-    first: Tensor = output if isinstance(output, Tensor) else output[0]
+    return first_of(output)
+
+
+def first_of(output: object) -> Tensor:
+    """Return a model's output, or the first of several."""
+    from torch import Tensor
+
+    if isinstance(output, Tensor):
+        return output
+    assert isinstance(output, list | tuple)
+    first: Tensor = output[0]
     return first
 
 

@@ -12,14 +12,17 @@ from hwbench.config import plugins
 from hwbench.config.measure import MeasureTable
 from hwbench.errors import UserError, did_you_mean
 from hwbench.records import (
+    LAST,
     METRICS,
     Goal,
+    Healing,
     Method,
     PluginSpec,
     Recipe,
     Schedule,
     SearchSpec,
     Strategy,
+    Ticket,
     TrainSpec,
     WorkloadSpec,
 )
@@ -60,9 +63,31 @@ class MethodTable(_Table):
 
     pattern: str = Field(description="channel, unstructured, N:M such as 2:4, NxM such as 4x1")
     criterion: str | None = Field(None, description="how weights are ranked; the pruner's default")
-    scope: str | None = Field(None, description="global or local (each layer the same share)")
-    schedule: Schedule = Field("oneshot", description="how sparsity grows while fine-tuning")
-    steps: int = Field(8, ge=2, description="pruning steps of a schedule that is not oneshot")
+    scope: str | None = Field(
+        None,
+        description="where units compete: global, local (each layer the same share), erk, vector "
+        "(each layer its own share, given as ratios), sensitivity (the same, found by trying)",
+    )
+    ratios: dict[str, Sparsity] | None = Field(
+        None, description="share to remove by layer name, for the scope vector; others keep all"
+    )
+    schedule: Schedule = Field("oneshot", description="how sparsity grows while training")
+    steps: int | None = Field(
+        None, ge=1, description="pruning steps; 8, and 3 where each is a training of its own"
+    )
+    begin: float = Field(0.0, ge=0, le=1, description="first step, as a share of the recovery")
+    end: float = Field(LAST, ge=0, le=1, description="last step, as a share of the recovery")
+    rewind_epoch: int = Field(0, ge=0, description="lottery: the epoch weights go back to")
+    ticket: Ticket = Field(
+        "winning", description="lottery: random draws new weights for the same net (a control)"
+    )
+    recovery: Healing = Field(
+        "finetune", description="after pruning: bn (statistics only), finetune, or distill"
+    )
+    teacher: float = Field(
+        0.5, gt=0, le=1, description="distill: share of the loss that is the dense model's answers"
+    )
+    temperature: float = Field(4.0, gt=0, description="distill: how soft those answers are")
     options: dict[str, Any] = Field({}, description="the pruner's own options")
     sparsities: list[Sparsity] | None = Field(
         None, description="share of channels (channel) or weights; search.sparsities if absent"
@@ -88,8 +113,14 @@ class SearchTable(_Table):
     sampler: SamplerField | None = Field(
         None, description="which candidate to try next: a plug-in by kind; grid if absent"
     )
+    repeats: int = Field(
+        3, ge=1, description="fine-tuning seeds of the chosen model and its closest rival"
+    )
     budget: BudgetTable = Field(default_factory=BudgetTable)
     seeds: list[int] = Field([0], min_length=1, description="each repeats the whole study")
+    precisions: list[Literal["fp32"]] = Field(
+        ["fp32"], min_length=1, description="number formats of the exported models"
+    )
 
 
 class GoalTable(_Table):
@@ -139,7 +170,7 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         workload=_workload(file.workload, path),
         train=file.train.record(),
         recovery=file.recover.record(),
-        methods=tuple(_method(m, file.search, i, where) for i, m in enumerate(file.search.methods)),
+        methods=tuple(_method(m, file, i, where) for i, m in enumerate(file.search.methods)),
         seeds=tuple(file.search.seeds),
         backends=_backends(file.backends, path),
         objectives=tuple(_metric(m, f"{where}: objectives") for m in file.objectives),
@@ -147,6 +178,7 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         choose=_metric(file.choose, f"{where}: choose"),
         batch=file.batch,
         measure=file.measure.record(f"{where}: measure"),
+        precisions=tuple(dict.fromkeys(file.search.precisions)),
         search=_search(file.search, path),
     )
 
@@ -158,6 +190,7 @@ def _search(table: SearchTable, path: Path) -> SearchSpec:
         sampler=PluginSpec("grid") if sampler is None else plugins.spec_of(sampler, path.parent),
         trials=table.budget.trials,
         minutes=table.budget.minutes,
+        repeats=table.repeats,
     )
 
 
@@ -216,7 +249,7 @@ def _sane(metric: str, number: float, written: Quantity, where: str) -> None:
         )
 
 
-def _method(table: MethodTable, search: SearchTable, index: int, where: str) -> Method:
+def _method(table: MethodTable, file: RecipeFile, index: int, where: str) -> Method:
     place = f"{where}: search.methods[{index}]"
     try:
         name = pruners.for_pattern(table.pattern)
@@ -228,16 +261,94 @@ def _method(table: MethodTable, search: SearchTable, index: int, where: str) -> 
             "the dense model is always tried; name a pruning pattern", where=f"{place}.pattern"
         )
     criterion = _offered(table.criterion, pruner.criteria, f"{place}.criterion", table.pattern)
-    scope = _offered(table.scope, pruner.scopes, f"{place}.scope", table.pattern)
+    scope = _scope(table, pruner.scopes, f"{place}.scope")
+    _sensible_course(table, file, place)
     return Method(
         pattern=table.pattern,
         criterion=criterion,
         scope=scope,
         schedule=table.schedule,
-        steps=1 if table.schedule == "oneshot" else table.steps,
-        sparsities=_sparsities(table, search, f"{place}.sparsities"),
+        steps=_steps(table),
+        sparsities=_sparsities(table, file.search, f"{place}.sparsities"),
         options=plugins.checked("pruners", name, table.options, f"{place}.options"),
+        begin=table.begin,
+        end=table.end,
+        rewind=table.rewind_epoch,
+        ticket=table.ticket,
+        ratios=dict(table.ratios or {}),
+        healing=table.recovery,
+        teacher=table.teacher,
+        temperature=table.temperature,
     )
+
+
+def _steps(table: MethodTable) -> int:
+    if table.schedule == "oneshot":
+        return 1
+    return table.steps or (3 if table.schedule in _TRAINING else 8)
+
+
+_TRAINING = ("lottery", "lr_rewinding")
+"""Schedules in which every step is a training of its own."""
+
+
+def _scope(table: MethodTable, known: tuple[str, ...], where: str) -> str:
+    """Return the scope; raises `UserError` unless ratios and the scope ``vector`` go together."""
+    chosen = "vector" if table.ratios and table.scope is None else table.scope
+    scope = _offered(chosen, known, where, table.pattern)
+    if (scope == "vector") != bool(table.ratios):
+        raise UserError(
+            "ratios and the scope vector go together",
+            where=where,
+            mend="write ratios: {layer: share, ...}, or take another scope",
+        )
+    return scope
+
+
+def _sensible_course(table: MethodTable, file: RecipeFile, where: str) -> None:
+    """Raise `UserError` for a schedule and a recovery that do not fit the recipe's trainings."""
+    lottery, epochs = table.schedule == "lottery", file.train.epochs
+    wrong = (
+        (table.begin > table.end, "begin is after end", "begin ≤ end"),
+        (
+            table.schedule in _TRAINING and not epochs,
+            f"{table.schedule} repeats a training that is not there",
+            "train.epochs of 1 or more",
+        ),
+        (
+            not lottery and (table.rewind_epoch > 0 or table.ticket != "winning"),
+            "rewind_epoch and ticket belong to the lottery",
+            "schedule: lottery",
+        ),
+        (
+            lottery and table.rewind_epoch >= max(epochs, 1),
+            f"cannot go back to epoch {table.rewind_epoch} of {epochs}",
+            "an epoch before the last",
+        ),
+        (
+            lottery and table.recovery != "finetune",
+            "a lottery ticket is trained again, not healed",
+            "no recovery beside schedule: lottery",
+        ),
+        (
+            table.schedule == "lr_rewinding" and not 0 < file.recover.epochs <= epochs,
+            f"cannot repeat the last {file.recover.epochs} of {epochs} epochs",
+            "recover.epochs from 1 to train.epochs",
+        ),
+        (
+            table.schedule == "lr_rewinding" and table.recovery == "bn",
+            "learning-rate rewinding trains, and recovery bn does not",
+            "recovery: finetune or distill",
+        ),
+        (
+            table.recovery == "distill" and not file.recover.epochs,
+            "distillation needs a training",
+            "recover.epochs of 1 or more",
+        ),
+    )
+    for fails, what, expected in wrong:
+        if fails:
+            raise UserError(what, where=where, expected=expected)
 
 
 def _sparsities(table: MethodTable, search: SearchTable, where: str) -> tuple[float, ...]:
@@ -252,6 +363,14 @@ def _sparsities(table: MethodTable, search: SearchTable, where: str) -> tuple[fl
                 mend="leave sparsities out",
             )
         return (own,)
+    if table.ratios:
+        if table.sparsities is not None and len(table.sparsities) > 1:
+            raise UserError(
+                "ratios say how much is removed",
+                where=where,
+                mend="leave sparsities out, or name one, for the label",
+            )
+        return tuple(table.sparsities or (round(max(table.ratios.values()), 4),))
     chosen = search.sparsities if table.sparsities is None else table.sparsities
     return tuple(s for s in dict.fromkeys(chosen) if s > 0)
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hwbench import stats
 from hwbench.records import METRICS, Result, Source, Value
 
 TIERS = ("", "meter", "counter", "model", "proxy")
@@ -150,14 +151,12 @@ def _overlap(a: Value, b: Value) -> bool:
 
 def _struck(beaten_by: Mapping[str, set[str]]) -> set[str]:
     """Return the candidates beaten by a front member; those in an endless circle stay on it."""
-    inside: set[str] = set()
-    out: set[str] = set()
-    while True:
-        found = {k for k, by in beaten_by.items() if k not in inside | out and by <= out}
-        if not found:
-            return out
-        inside |= found
-        out |= {k for k, by in beaten_by.items() if by & inside}
+    import numpy as np
+
+    names = list(beaten_by)
+    beats = np.array([[a in beaten_by[b] for b in names] for a in names], dtype=bool)
+    out = stats.struck(beats.reshape(len(names), len(names)))
+    return {name for name, is_out in zip(names, out.tolist(), strict=True) if is_out}
 
 
 def _lacking(result: Result, live: Sequence[str], kinds: Mapping[str, Kind | None]) -> str:

@@ -4,6 +4,8 @@ from hwbench.pipeline.bench import Outcome, bench
 from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
+from hwbench.pipeline.foretell import Foretold, foretell
+from hwbench.pipeline.parcel import Packed, pack, unpack
 from hwbench.pipeline.revisit import export, pick, render
 
 __all__ = [
@@ -11,13 +13,18 @@ __all__ = [
     "PHASES",
     "Comparison",
     "Forecast",
+    "Foretold",
     "Outcome",
+    "Packed",
     "Place",
     "Show",
     "bench",
     "compare",
     "export",
     "forecast",
+    "foretell",
+    "pack",
     "pick",
     "render",
+    "unpack",
 ]

@@ -44,8 +44,8 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
     ready = [c for c in candidates if found(cache, c, target) is not None]
     epoch, basis = _epoch_seconds(cache, specs)
     todo = [s for k, s in specs.items() if k not in cached]
-    dense = sum(_epochs(s) * epoch for s in todo if s.is_dense)
-    work = sum(_epochs(s) * epoch for s in todo if not s.is_dense)
+    dense = sum(s.epochs * epoch for s in todo if s.is_dense)
+    work = sum(s.epochs * epoch for s in todo if not s.is_dense)
     files = len({c.export.key for c in candidates} - {c.export.key for c in ready})
     work += files * _EXPORT + (len(candidates) - len(ready)) * _COMPILE
     spec = measure_spec(recipe, target)
@@ -83,12 +83,6 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
 def _epoch_seconds(cache: Cache, specs: dict[str, CompressionSpec]) -> tuple[float, str]:
     for key, spec in specs.items():
         done = cache.find("compress", key, CompressedModel)
-        if done is not None and spec.is_dense and _epochs(spec):
-            return done.seconds / _epochs(spec), "an epoch as measured here"
+        if done is not None and spec.is_dense and spec.epochs:
+            return done.seconds / spec.epochs, "an epoch as measured here"
     return GUESSED_EPOCH, f"a guess of {GUESSED_EPOCH} s an epoch; nothing was trained here yet"
-
-
-def _epochs(spec: CompressionSpec) -> int:
-    if spec.is_dense:
-        return spec.train.epochs
-    return spec.recovery.epochs if spec.recovery else 0

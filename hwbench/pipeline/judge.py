@@ -38,11 +38,14 @@ MARGIN = 0.02
 """Verdicts: less than this share is no difference."""
 
 
-def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> Sitting:
+def sit(
+    context: Context, ready: Sequence[Prepared], conditions: Conditions, into: str = ""
+) -> Sitting:
     """Return the sitting in which everything that is ready was measured, cached by what decides it.
 
     The dense model on the first backend that compiled it is the reference. A cached sitting says
-    in its notes when it was.
+    in its notes when it was. Raw samples are copied to the run's
+    ``samples``, `into` a folder there.
     """
     compiled = [p.compiled for p in ready if p.compiled is not None]
     reference = next(c for c in compiled if c.candidate.compression.is_dense)
@@ -69,7 +72,7 @@ def sit(context: Context, ready: Sequence[Prepared], conditions: Conditions) -> 
         ),
         resume=True,
     )
-    keep_samples(context.cache.folder("measure", key), context.run.folder / "samples")
+    keep_samples(context.cache.folder("measure", key), context.run.folder / "samples" / into)
     if not sitting.valid:
         # What cannot be trusted is shown, and measured again by the next run.
         context.cache.forget("measure", key)
@@ -271,11 +274,12 @@ def accuracy(
         )
         return missing(scored.metric, source, what), Failure("measure", what)
     note = f"{scored.samples} samples"
+    spread = None
     if METRICS[scored.metric].unit == "fraction":
         # Wald's interval is enough for a note; paired comparisons do better on the same images.
         spread = 1.96 * math.sqrt(max(scored.score * (1 - scored.score), 0) / scored.samples)
         note += f", sampling error ±{spread * 100:.1f} pp"
-    return Value(scored.metric, scored.score, source, note=note), None
+    return Value(scored.metric, scored.score, source, note=note, sampling=spread), None
 
 
 def read_test(
@@ -290,6 +294,10 @@ def read_test(
     }
     if not wanted:
         return {}
+    if measure.is_elsewhere(context.target):
+        metric = split(context, "validation").metric
+        reason = "a parcel carries the validation split only: the test split was not read"
+        return {role: missing(metric, Source.MEASURED, reason) for role in wanted}
     try:
         data = split(context, "test")
     except (StageError, UserError) as error:

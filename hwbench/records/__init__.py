@@ -17,8 +17,16 @@ from hwbench.records.asked import (
     Strategy,
     TargetProfile,
 )
-from hwbench.records.decided import Decision, Standing, Study
-from hwbench.records.made import CompiledModel, CompressedModel, Layer, LayerNote, OnnxModel
+from hwbench.records.decided import Decision, Repeated, Standing, Study
+from hwbench.records.made import (
+    CompiledModel,
+    CompressedModel,
+    Layer,
+    LayerCurve,
+    LayerNote,
+    OnnxModel,
+    Sensitivity,
+)
 from hwbench.records.measured import (
     Answers,
     Beside,
@@ -33,23 +41,40 @@ from hwbench.records.measured import (
     Visit,
 )
 from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
+from hwbench.records.nights import (
+    ALARMS,
+    Change,
+    MethodTonight,
+    Night,
+    Pair,
+    Pin,
+    Reading,
+    Status,
+)
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Point, Tried
 from hwbench.records.specs import (
+    LAST,
     Candidate,
     CompressionSpec,
     ExportSpec,
+    Healing,
     PluginSpec,
+    Precision,
     Schedule,
+    Ticket,
     TrainSpec,
     WorkloadSpec,
 )
 
 __all__ = [
+    "ALARMS",
+    "LAST",
     "METRICS",
     "Answers",
     "Beside",
     "Candidate",
+    "Change",
     "CompiledModel",
     "CompressedModel",
     "CompressionSpec",
@@ -59,28 +84,40 @@ __all__ = [
     "ExportSpec",
     "Failure",
     "Goal",
+    "Healing",
     "Layer",
+    "LayerCurve",
     "LayerNote",
     "MeasureSpec",
     "Measurement",
     "MemoryReading",
     "Method",
+    "MethodTonight",
     "Metric",
+    "Night",
     "OnnxModel",
+    "Pair",
+    "Pin",
     "PluginSpec",
     "Point",
     "Power",
+    "Precision",
     "Process",
+    "Reading",
     "Recipe",
+    "Repeated",
     "Result",
     "Schedule",
     "SearchSpec",
+    "Sensitivity",
     "Sitting",
     "Source",
     "Standing",
+    "Status",
     "Strategy",
     "Study",
     "TargetProfile",
+    "Ticket",
     "TrainSpec",
     "Tried",
     "Value",

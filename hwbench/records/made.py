@@ -26,6 +26,29 @@ class CompressedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerCurve:
+    """What pruning one layer alone does: validation scores by the layer's share removed.
+
+    ``score`` is the dense model's; ``scores`` are taken after batch-norm statistics were
+    estimated again, without training.
+    """
+
+    layer: str
+    weights: int
+    score: float
+    sparsities: tuple[float, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """The curves of every layer that one pattern and criterion can prune, in the model's order."""
+
+    spec: CompressionSpec
+    curves: tuple[LayerCurve, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One weighted operator of an ONNX file, as counted on the file."""
 

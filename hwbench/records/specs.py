@@ -40,7 +40,13 @@ class TrainSpec:
     warmup: float = 0.15
 
 
-Schedule = Literal["oneshot", "linear", "cubic"]
+Schedule = Literal["oneshot", "linear", "cubic", "iterative", "lr_rewinding", "lottery"]
+Healing = Literal["finetune", "bn", "distill"]
+Ticket = Literal["winning", "random"]
+Precision = Literal["fp32", "int8"]
+
+LAST = 2 / 3
+"""Share of the recovery after which, unless told otherwise, nothing more is pruned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,17 @@ class CompressionSpec:
     (blocks of N output by M input channels). ``sparsity`` is the share of *channels* removed
     for ``channel`` and the share of *weights* that are zero for every other pattern.
     ``options`` are those of the pruner that makes the pattern.
+
+    With the scope ``vector``, ``ratios`` gives the share of each layer by name (a layer that is
+    not named keeps everything) and ``sparsity`` is only its name in labels; ``sensitivity``
+    finds such a vector that meets ``sparsity``.
+
+    ``begin`` and ``end`` bound the pruning steps of a schedule, as shares of the recovery.
+    ``lottery`` trains the pruned net again from epoch ``rewind`` of its first training (a
+    ``random`` ticket keeps the shape and draws new weights); its recovery is that training.
+    ``healing`` says what follows pruning: batch-norm statistics alone (``bn``), fine-tuning, or
+    fine-tuning in which the dense model's answers at ``temperature`` make the share ``teacher``
+    of the loss (``distill``). ``repeat`` counts fine-tunings of one pruning with other seeds.
     """
 
     workload: WorkloadSpec
@@ -61,10 +78,24 @@ class CompressionSpec:
     sparsity: float = 0.0
     schedule: Schedule = "oneshot"
     steps: int = 1
+    begin: float = 0.0
+    end: float = LAST
+    rewind: int = 0
+    ticket: Ticket = "winning"
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    healing: Healing = "finetune"
+    teacher: float = 0.5
+    temperature: float = 4.0
     channel_multiple: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     recovery: TrainSpec | None = None
     seed: int = 0
+    repeat: int = 0
+
+    @property
+    def healing_seed(self) -> int:
+        """The seed of the training after pruning: another one in each repeat."""
+        return self.seed + 104_729 * self.repeat
 
     @property
     def key(self) -> str:
@@ -82,14 +113,33 @@ class CompressionSpec:
         return CompressionSpec(workload=self.workload, train=self.train, seed=self.seed)
 
     @property
+    def epochs(self) -> int:
+        """Passes over the training split that making it takes, its dense model's not counted."""
+        if self.is_dense:
+            return self.train.epochs
+        if self.schedule == "lottery":
+            return self.steps * (self.train.epochs - self.rewind) + self.rewind
+        rounds = self.steps if self.schedule == "lr_rewinding" else 1
+        return rounds * self.recovery.epochs if self.recovery else 0
+
+    @property
     def method(self) -> str:
         """The method without its sparsity, for grouping: ``unstructured magnitude global``."""
         if self.is_dense:
             return "dense"
-        parts = [self.pattern, self.criterion, self.scope]
-        if self.schedule != "oneshot":
-            parts.append(self.schedule)
-        return " ".join(parts)
+        scope = f"{self.scope}-{digest(dict(self.ratios))[:4]}" if self.ratios else self.scope
+        return " ".join([self.pattern, self.criterion, scope, *self._course()])
+
+    def _course(self) -> list[str]:
+        """Return the words for the schedule and the recovery, where they are not the usual."""
+        words: list[str] = [] if self.schedule == "oneshot" else [self.schedule]
+        if (self.begin, self.end) != (0.0, LAST):
+            words.append(f"{self.begin * 100:.3g}-{self.end * 100:.3g}%")
+        if self.rewind:
+            words.append(f"epoch-{self.rewind}")
+        if self.ticket == "random":
+            words.append("random-ticket")
+        return words if self.healing == "finetune" else [*words, self.healing]
 
     @property
     def label(self) -> str:
@@ -98,6 +148,7 @@ class CompressionSpec:
             return "dense"
         head, *rest = self.method.split(" ")
         tail = f" seed {self.seed}" if self.seed else ""
+        tail += f" repeat {self.repeat}" if self.repeat else ""
         share = f" {self.sparsity * 100:g} %" if ":" not in self.pattern else ""
         return f"{head}{share} {' '.join(rest)}{tail}"
 
@@ -107,7 +158,7 @@ class ExportSpec:
     """Everything that decides an ONNX file."""
 
     compression: CompressionSpec
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     opset: int = 20
 
     @property

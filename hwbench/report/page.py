@@ -8,7 +8,7 @@ from typing import Any
 
 from hwbench import units
 from hwbench.records import METRICS, Result, Study
-from hwbench.report import look, picture, plane, plots, prose, table
+from hwbench.report import history, look, picture, plane, plots, prose, table
 
 _ABOUT = {
     "Speed-up": "latency of the dense model on the same backend over this one's",
@@ -46,6 +46,8 @@ def page(study: Study) -> str:
         drawings=[_drawing(study, flat, drawn is not None) for flat, drawn in drawings],
         data={flat.name: drawn for flat, drawn in drawings if drawn is not None},
         goals=_goals(study),
+        tried=history.rows(study),
+        axes=history.axes(study),
         table=_table(study),
         failed=[r for r in look.ordered(study) if r.failure is not None],
         gaps=_gaps(study),

@@ -173,6 +173,8 @@ def _point(result: Result, x: Value, y: Value, x_axis: look.Axis, y_axis: look.A
 
 
 def _reach(value: Value, size: float) -> tuple[float, float] | None:
+    if value.sampling is not None:
+        return value.sampling / size, value.sampling / size
     if value.value is None or value.low is None or value.high is None:
         return None
     return (value.value - value.low) / size, (value.high - value.value) / size

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.compress.schedule import LAST, SCHEDULES, Step, plan
+from hwbench.compress.schedule import SCHEDULES, Step, plan
 from hwbench.errors import UserError
+from hwbench.records import LAST
 
 
 def test_oneshot_prunes_once_at_the_start() -> None:
@@ -37,6 +38,15 @@ def test_shares_rise_to_the_one_asked_for_exactly(
     assert found[0].at == 0
     assert all(a.sparsity < b.sparsity and a.at < b.at for a, b in itertools.pairwise(found))
     assert found[-1].at <= LAST
+
+
+def test_iterative_by_hand() -> None:
+    """Han et al. 2015: each of two steps takes half of what is left, 75 % in all."""
+    steps = plan("iterative", 2, 0.75, begin=0.2, end=0.8)
+    assert [step.sparsity for step in steps] == pytest.approx([0.5, 0.75])
+    assert [step.at for step in steps] == pytest.approx([0.2, 0.8])
+    with pytest.raises(UserError, match=r"from 0\.5 to 0\.2"):
+        plan("linear", 2, 0.5, begin=0.5, end=0.2)
 
 
 def test_nonsense_is_refused() -> None:
