@@ -290,11 +290,12 @@ def accuracy(
     if data.unscored:
         return missing(scored.metric, source, f"not available: {data.unscored}"), None
     note = f"{scored.samples} samples"
+    spread = None
     if METRICS[scored.metric].unit == "fraction":
         # Wald's interval is enough for a note; paired comparisons do better on the same images.
         spread = 1.96 * math.sqrt(max(scored.score * (1 - scored.score), 0) / scored.samples)
         note += f", sampling error ±{spread * 100:.1f} pp"
-    return Value(scored.metric, scored.score, source, note=note), None
+    return Value(scored.metric, scored.score, source, note=note, sampling=spread), None
 
 
 def read_test(

@@ -76,7 +76,7 @@ class CompressionSpec:
     ``random`` ticket keeps the shape and draws new weights); its recovery is that training.
     ``healing`` says what follows pruning: batch-norm statistics alone (``bn``), fine-tuning, or
     fine-tuning in which the dense model's answers at ``temperature`` make the share ``teacher``
-    of the loss (``distill``).
+    of the loss (``distill``). ``repeat`` counts fine-tunings of one pruning with other seeds.
     """
 
     workload: WorkloadSpec
@@ -99,6 +99,12 @@ class CompressionSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     recovery: TrainSpec | None = None
     seed: int = 0
+    repeat: int = 0
+
+    @property
+    def healing_seed(self) -> int:
+        """The seed of the training after pruning: another one in each repeat."""
+        return self.seed + 104_729 * self.repeat
 
     @property
     def key(self) -> str:
@@ -151,6 +157,7 @@ class CompressionSpec:
             return "dense"
         head, *rest = self.method.split(" ")
         tail = f" seed {self.seed}" if self.seed else ""
+        tail += f" repeat {self.repeat}" if self.repeat else ""
         share = f" {self.sparsity * 100:g} %" if ":" not in self.pattern else ""
         return f"{head}{share} {' '.join(rest)}{tail}"
 
