@@ -1,13 +1,16 @@
 # make bench    set up (.venv, pinned) and run the main job: which model to ship on TARGET?
+#               (TARGET=rpi4 HOST=pi@raspberrypi.local for a board that is reached by ssh)
 # make test     set up and run all checks and tests
 # make help     the rest
 
 TARGET ?= local-cpu
 RECIPE ?= p32
+HOST   ?=
 ARGS   ?=
 VENV   ?= .venv
 PYTHON ?= python3
 
+at := --target '$(TARGET)' $(if $(HOST),--host '$(HOST)')
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -15,10 +18,10 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: bench plan report test test-fast bench-kernels check format clean help
 
 bench: $(VENV)/.user ## run RECIPE on TARGET (ARGS go to hwbench bench: ARGS="--fresh")
-	@$(bin)/hwbench bench --recipe $(RECIPE) --target $(TARGET) $(ARGS)
+	@$(bin)/hwbench bench --recipe $(RECIPE) $(at) $(ARGS)
 
 plan: $(VENV)/.user ## show what bench would do, and how long it would take
-	@$(bin)/hwbench plan --recipe $(RECIPE) --target $(TARGET) $(ARGS)
+	@$(bin)/hwbench plan --recipe $(RECIPE) $(at) $(ARGS)
 
 report: $(VENV)/.user ## write the report of the last run again
 	@$(bin)/hwbench report reports/latest

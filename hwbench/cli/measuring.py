@@ -20,12 +20,16 @@ from hwbench.measure import doctor as doctors
 from hwbench.measure import selftest as selftests
 from hwbench.measure.compared import Row
 from hwbench.records import METRICS, Source, Value, to_json
+from hwbench.regress import simulate
 
 app = typer.Typer()
 
 Target = Annotated[str, typer.Argument(help="a file in targets/, or a path to one")]
 TargetName = Annotated[
     str, typer.Option("--target", "-t", help="a file in targets/, or a path to one")
+]
+Host = Annotated[
+    str, typer.Option("--host", help="the board that is meant: user@name, or a Host of ssh's")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
@@ -35,12 +39,12 @@ _EVERY = 10.0
 
 
 @app.command()
-def doctor(target: Target = "local-cpu", as_json: AsJson = False) -> int:
+def doctor(target: Target = "local-cpu", host: Host = "", as_json: AsJson = False) -> int:
     """Check whether a target is fit to measure on, and how small an effect it can tell.
 
     Exit 0: it is (warnings included). 3: it cannot be used; each line says how to mend it.
     """
-    health = doctors.examine(config.load_target(target), _progress(as_json))
+    health = doctors.examine(config.load_target(target, host), _progress(as_json))
     if as_json:
         print(json.dumps(doctors.to_json(health), indent=2))
     else:
@@ -52,17 +56,32 @@ def doctor(target: Target = "local-cpu", as_json: AsJson = False) -> int:
 
 @app.command()
 def selftest(
+    what: Annotated[
+        str, typer.Argument(help="device: the measuring itself; nightly: simulated nights")
+    ] = "device",
     target: TargetName = "local-cpu",
+    host: Host = "",
     full: Annotated[
-        bool, typer.Option("--full", help="312 A/A pairs and power curves: half an hour")
+        bool,
+        typer.Option("--full", help="312 A/A pairs, power curves, 30 at once: 20 minutes"),
     ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Put known truths through the measuring protocol on a target, and say what it makes of them.
 
+    With "nightly" the truths are nights of a simulated device (steps, creep, drift, outliers, slow
+    modes, another kernel), judged as real nights are; no target is needed.
+
+
     Exit 0: every question was answered as it should be. 1: one was not.
     """
-    rows = list(selftests.run(config.load_target(target), full, _progress(as_json)))
+    if what == "nightly":
+        size = simulate.FULL if full else simulate.SMALL
+        rows = [selftests.Row(*_fields(bar)) for bar in simulate.bars(size, _progress(as_json))]
+    elif what == "device":
+        rows = list(selftests.run(config.load_target(target, host), full, _progress(as_json)))
+    else:
+        raise UserError(f"there is no selftest of {what!r}", mend="device, or nightly")
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
@@ -88,6 +107,7 @@ def compare(
     a: Annotated[Path, typer.Argument(help="an ONNX file, a run's folder or its model/")],
     b: Annotated[Path, typer.Argument(help="what is held against it")],
     target: TargetName = "local-cpu",
+    host: Host = "",
     backend: Annotated[
         str | None, typer.Option(help="compile both for it; the target's first if absent")
     ] = None,
@@ -110,7 +130,7 @@ def compare(
     wrong = [metric for metric in on or () if metric not in METRICS]
     if wrong:
         raise UserError(f"unknown metric {wrong[0]!r}", where="--on", mend=", ".join(METRICS))
-    profile = config.load_target(target)
+    profile = config.load_target(target, host)
     spec = config.policy(policy, profile.measure, max_time)
     found = pipeline.compare(
         a, b, profile, spec, backend=backend, margin=margin, on=on or pipeline.ON,
@@ -123,6 +143,10 @@ def compare(
     if found.failure is None and not found.valid:
         return Exit.TARGET
     return Exit.FINE if found.passed else Exit.MISSED
+
+
+def _fields(bar: simulate.Bar) -> tuple[str, int, str, str, bool]:
+    return bar.question, bar.tries, bar.found, bar.wanted, bar.ok
 
 
 def _show_comparison(found: pipeline.Comparison) -> None:

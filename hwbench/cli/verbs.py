@@ -11,7 +11,7 @@ import typer
 
 import hwbench
 from hwbench import config, pipeline, registry, store, units
-from hwbench.cli import measuring, screen, starter
+from hwbench.cli import measuring, predicting, screen, starter
 from hwbench.errors import Exit, TargetError, UserError
 from hwbench.records import METRICS, Recipe, TargetProfile, to_json
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(measuring.app)
+app.add_typer(predicting.app)
 
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="a file in recipes/, or a path to one")
@@ -41,6 +42,7 @@ CacheRoot = Annotated[
     Path, typer.Option("--cache", envvar="HWBENCH_CACHE", help="where finished work is kept")
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="models prepared at a time")]
+Host = measuring.Host
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
 _REPORTS, _CACHE, _LATEST = Path("reports"), Path(".hwbench/cache"), Path("reports/latest")
@@ -66,6 +68,7 @@ def _root(
 def bench(
     recipe: RecipeName = "p32",
     target: TargetName = "local-cpu",
+    host: Host = "",
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option(help="measure again what was measured before")] = False,
     dry_run: Annotated[bool, typer.Option(help="show the plan and stop (= hwbench plan)")] = False,
@@ -88,17 +91,28 @@ def bench(
     if max_time is not None:
         overrides = [*(overrides or ()), f"measure.max_time={max_time!r}"]
     if dry_run:
-        plan(recipe, target, overrides, reports, cache, jobs, as_json)
+        plan(recipe, target, host, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
     place = pipeline.Place(reports, cache, jobs, fresh, patience)
+    asked = _read(recipe, target, host, overrides)
+    if pipeline.is_absent(asked[1]):
+        screen.err.print(pipeline.first_line(asked[1]), soft_wrap=True, markup=False)
     with screen.progress(quiet=as_json) as show:
-        outcome = pipeline.bench(*_read(recipe, target, overrides), place, show)
+        outcome = pipeline.bench(*asked, place, show)
+    return _told(outcome, target, as_json)
+
+
+def _told(outcome: pipeline.Outcome, target: str, as_json: bool) -> int:
+    """Show what a run left behind; return its exit code."""
     study = outcome.study
     if as_json:
         print(json.dumps({"folder": str(outcome.folder), "decision": to_json(study.decision)}))
     else:
         screen.decision(study)
         screen.out.print(f"report: {outcome.folder / 'report.html'}", soft_wrap=True)
+        if pipeline.is_absent(study.target):
+            how = study.target.how_to_reach
+            screen.out.print(f"predicted, not measured: {how}", soft_wrap=True, markup=False)
     if not outcome.trusted:
         raise TargetError(
             "the session could not tell the reference from its own copy: the numbers above are "
@@ -110,9 +124,77 @@ def bench(
 
 
 @app.command()
+def pack(
+    recipe: Annotated[str, typer.Argument(help="a file in recipes/, or a path to one")] = "p32",
+    target: TargetName = "local-cpu",
+    to: Annotated[Path | None, typer.Option("--to", help="the folder to write; a new one")] = None,
+    overrides: Overrides = None,
+    cache: CacheRoot = _CACHE,
+    jobs: Jobs = _JOBS,
+    patience: Annotated[
+        float, typer.Option(min=1, help="seconds of silence after which a training hangs")
+    ] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare everything here, and write a folder that measures it on a machine of its own.
+
+    For a device that this machine cannot reach: copy the folder there, run `python3 worker.zip
+    run` in it (Python, numpy and the runtime are all it needs), copy it back, and `hwbench
+    unpack` it.
+    """
+    folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
+    place = pipeline.Place(_REPORTS, cache, jobs, patience=patience)
+    with screen.progress(quiet=as_json) as show:
+        packed = pipeline.pack(*_read(recipe, target, "", overrides), place, show, folder)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "folder": str(packed.folder),
+                    "bytes": packed.size,
+                    "artifacts": packed.artifacts,
+                    "failed": {p.candidate.label: to_json(p.failure) for p in packed.failed},
+                },
+                indent=2,
+            )
+        )
+        return
+    for prepared in packed.failed:
+        assert prepared.failure is not None
+        what = f"failed: {prepared.candidate.label}: {prepared.failure.message}"
+        screen.out.print(what, style="red", markup=False)
+    size = units.text(packed.size, "B")
+    screen.panel(
+        "Packed",
+        f"{packed.artifacts} artifacts, {size}: {packed.folder}\n"
+        f"on the device, in that folder: python3 worker.zip run\n"
+        f"then, with the folder back here: hwbench unpack {packed.folder}",
+    )
+
+
+@app.command()
+def unpack(
+    folder: Annotated[Path, typer.Argument(help="the folder that came back, measured")],
+    reports: Reports = _REPORTS,
+    cache: CacheRoot = _CACHE,
+    jobs: Jobs = _JOBS,
+    as_json: AsJson = False,
+) -> int:
+    """Take in what a packed folder measured elsewhere: report, decision and all.
+
+    Exit codes are those of bench. Nothing is measured here.
+    """
+    place = pipeline.Place(reports, cache, jobs)
+    with screen.progress(quiet=as_json) as show:
+        outcome = pipeline.unpack(folder, place, show)
+    return _told(outcome, "the device it was measured on", as_json)
+
+
+@app.command()
 def plan(
     recipe: RecipeName = "p32",
     target: TargetName = "local-cpu",
+    host: Host = "",
     overrides: Overrides = None,
     reports: Reports = _REPORTS,
     cache: CacheRoot = _CACHE,
@@ -121,7 +203,7 @@ def plan(
 ) -> None:
     """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
     place = pipeline.Place(reports, cache, jobs)
-    found = pipeline.forecast(*_read(recipe, target, overrides), place)
+    found = pipeline.forecast(*_read(recipe, target, host, overrides), place)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return
@@ -253,5 +335,7 @@ def schema(what: Annotated[str, typer.Argument(help="recipe or target")] = "reci
     print(config.schema(what))
 
 
-def _read(recipe: str, target: str, overrides: list[str] | None) -> tuple[Recipe, TargetProfile]:
-    return config.load_recipe(recipe, overrides or ()), config.load_target(target)
+def _read(
+    recipe: str, target: str, host: str, overrides: list[str] | None
+) -> tuple[Recipe, TargetProfile]:
+    return config.load_recipe(recipe, overrides or ()), config.load_target(target, host)

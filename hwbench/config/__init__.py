@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import hwbench
-from hwbench.config import door
+from hwbench.config import door, hosts
 from hwbench.config.measure import MeasureTable
 from hwbench.config.recipe import GoalTable, RecipeFile, build_goals
 from hwbench.config.recipe import build as build_recipe
@@ -35,10 +35,18 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return build_recipe(door.check(RecipeFile, data, str(path)), path, path.stem)
 
 
-def load_target(name: str) -> TargetProfile:
-    """Return the target called `name`: a path, or a file in ``targets/`` without its suffix."""
+def load_target(name: str, host: str = "") -> TargetProfile:
+    """Return the target called `name`: a path, or a file in ``targets/`` without its suffix.
+
+    `host` (``user@name``) says which board is meant, before all else that could say so.
+    """
     path = _find(name, "targets")
-    return build_target(door.check(TargetFile, door.read(path), str(path)), path)
+    return build_target(door.check(TargetFile, door.read(path), str(path)), path, host)
+
+
+def remember_host(target: str, host: str) -> Path:
+    """Write a target's host into the user's own file; return its path."""
+    return hosts.remember(target, host)
 
 
 def goals(text: str) -> tuple[Goal, ...]:

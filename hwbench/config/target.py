@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hwbench import units
-from hwbench.config import plugins
+from hwbench.config import hosts, plugins
 from hwbench.config.measure import MeasureFields
 from hwbench.errors import UserError
 from hwbench.records import PluginSpec, Power, TargetProfile
@@ -64,15 +64,18 @@ class TargetFile(_Table):
     )
 
 
-def build(file: TargetFile, path: Path) -> TargetProfile:
-    """Return the checked `TargetProfile`, with ``host`` replaced by what this machine is."""
+def build(file: TargetFile, path: Path, host: str = "") -> TargetProfile:
+    """Return the checked `TargetProfile`, with ``host`` replaced by what this machine is.
+
+    A board that needs a host has a connection only when one is named (`hwbench.config.hosts`);
+    `host` is what the command line says.
+    """
     where = str(path)
     ram = file.ram
     ram_bytes = _host_ram() if ram == "host" else units.parse(ram, "B", where=f"{where}: ram")
-    connection = None
-    if file.connection is not None:
-        connection = plugins.spec_of(file.connection, path.parent)
-    elif not file.how_to_reach:
+    described = plugins.spec_of(file.connection, path.parent) if file.connection else None
+    connection = hosts.located(path.stem, described, host)
+    if described is None and not file.how_to_reach:
         raise UserError(
             "has neither a connection nor how_to_reach",
             where=where,
@@ -90,7 +93,7 @@ def build(file: TargetFile, path: Path) -> TargetProfile:
         ram_bytes=int(ram_bytes),
         features=tuple(file.features),
         connection=connection,
-        how_to_reach=file.how_to_reach,
+        how_to_reach=file.how_to_reach or ("" if connection else hosts.how(path.stem)),
         threads=file.threads,
         affinity=tuple(file.affinity),
         backends=plugins.specs_of(file.backends, path.parent, defaults=True),

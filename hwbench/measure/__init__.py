@@ -2,12 +2,24 @@
 
 `measure` ships the worker, drives its passes and keeps every raw sample; `values` derives the
 numbers, `beside` compares with the reference; `duel` takes the latency alone, `answers`
-only a split's outputs; `probe` says what the device is.
+only a split's outputs; `probe` says what the device is; `pack` writes a sitting for elsewhere.
 """
 
 from hwbench.measure.device import probe
+from hwbench.measure.pack import pack
 from hwbench.measure.package import worker_zip
+from hwbench.measure.parcel import is_elsewhere
 from hwbench.measure.sitting import answers, duel, measure
 from hwbench.measure.values import beside, values
 
-__all__ = ["answers", "beside", "duel", "measure", "probe", "values", "worker_zip"]
+__all__ = [
+    "answers",
+    "beside",
+    "duel",
+    "is_elsewhere",
+    "measure",
+    "pack",
+    "probe",
+    "values",
+    "worker_zip",
+]

@@ -13,6 +13,7 @@ from typing import IO, Any
 from hwbench import registry
 from hwbench.conditions.parsers import KERNEL_FLAGS
 from hwbench.errors import TargetError
+from hwbench.measure import parcel
 from hwbench.measure.package import worker_zip
 from hwbench.protocols import Channel, Connection
 from hwbench.records import Conditions, TargetProfile, from_json
@@ -24,6 +25,11 @@ SILENCE = 120.0
 
 class Device:
     """A session on a target, with its worker running."""
+
+    attempts = 2
+    """How often the latency pass may be made: once more when R and its copy S differ."""
+    groups: Sequence[frozenset[str]] = ()
+    """Which artifacts were measured together, where that is settled beforehand."""
 
     def __init__(self, target: TargetProfile, connection: Connection, log: IO[bytes]) -> None:
         """Ship the worker over an open connection and start it."""
@@ -73,13 +79,8 @@ class Device:
 
     def versions(self) -> dict[str, str]:
         """Return what each of the target's backends says it is there, or why it does not run."""
-        jobs = tuple(
-            Job(s.kind, registry.module("backends", s.kind).__name__, s.options, "")
-            for s in self.target.backends
-        )
-        settings = Settings("", side_by_side=len(jobs))
         found = {}
-        for message in self.ask(Look(jobs, settings)):
+        for message in self.ask(look(self.target)):
             if "failure" in message:
                 found[message["of"]] = f"not available: {message['failure']['message']}"
             else:
@@ -120,12 +121,28 @@ def opened(target: TargetProfile, log: Path) -> Iterator[Device]:
             "no connection is configured", where=target.name, mend=target.how_to_reach
         )
     spec = target.connection
+    if spec.kind == parcel.KIND:
+        played = parcel.Parcel(Path(spec.options["folder"]))
+        with log.open("ab") as stream:
+            device = Device(target, played, stream)
+            device.groups, device.attempts = played.groups, 1
+            yield device
+        return
     connection: Connection = registry.create("connections", spec.kind, spec.options)
     try:
         with log.open("ab") as stream:
             yield Device(target, connection, stream)
     finally:
         connection.close()
+
+
+def look(target: TargetProfile) -> Look:
+    """Return the question which of the target's backends run there."""
+    jobs = tuple(
+        Job(s.kind, registry.module("backends", s.kind).__name__, s.options, "")
+        for s in target.backends
+    )
+    return Look(jobs, Settings("", side_by_side=len(jobs)))
 
 
 def probe(target: TargetProfile) -> Conditions:

@@ -41,8 +41,8 @@ def readings(
         base = kept.get(empties[kind_of(artifact.model)].name)
         variants = {}
         for words in variants_of(artifact):
-            gross = kept.get(_named(name, words))
-            bare = kept.get(_named(empties[kind_of(artifact.model)].name, words))
+            gross = kept.get(named(name, words))
+            bare = kept.get(named(empties[kind_of(artifact.model)].name, words))
             if gross is not None and bare is not None and gross > bare:
                 variants[words] = gross - bare
         found[name] = MemoryReading(**message["memory"], empty_runtime=base, variants=variants)
@@ -70,17 +70,19 @@ def _variant_peaks(
     for artifact in live.values():
         empty = empties[kind_of(artifact.model)]
         for words, options in variants_of(artifact).items():
-            jobs.append(_varied(artifact.job(), words, options))
-            bare[_named(empty.name, words)] = _varied(empty, words, options)
+            jobs.append(varied(artifact.job(), words, options))
+            bare[named(empty.name, words)] = varied(empty, words, options)
     found = _peaks(device, jobs, spec, settings, folder)
     return found | _peaks(device, list(bare.values()), spec, settings_of(spec, target, ""), folder)
 
 
-def _varied(job: Job, words: str, options: Mapping[str, Any]) -> Job:
-    return replace(job, name=_named(job.name, words), options={**job.options, **options})
+def varied(job: Job, words: str, options: Mapping[str, Any]) -> Job:
+    """Return the same job with other options, and a name that says so."""
+    return replace(job, name=named(job.name, words), options={**job.options, **options})
 
 
-def _named(name: str, words: str) -> str:
+def named(name: str, words: str) -> str:
+    """Return the name of a job with other options."""
     return f"{name} {words}"
 
 

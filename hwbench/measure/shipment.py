@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from hwbench import registry
 from hwbench.measure.device import Device
@@ -47,18 +47,27 @@ def empty_jobs(
     """Return the job of the empty artifact by kind of runtime, compiled in `folder` and shipped."""
     found: dict[str, Job] = {}
     for model in models:
-        kind, spec = kind_of(model), model.candidate.backend
-        if kind in found:
-            continue
-        home = folder / kind
-        home.mkdir(parents=True, exist_ok=True)
-        backend: Backend = registry.create("backends", spec.kind, spec.options)
-        entry = backend.compile_empty(target, home)
-        place = device.ship(home, f"empty/{kind}")
-        module = module_of("backends", spec)
-        threads = model.candidate.threads
-        found[kind] = Job(f"empty-{kind}", module, spec.options, f"{place}/{entry}", threads)
+        kind = kind_of(model)
+        if kind not in found:
+            job = compiled_empty(model, target, folder, "")
+            place = PurePosixPath(device.ship(folder / kind, f"empty/{kind}"))
+            found[kind] = replace(job, artifact=str(place.parent / job.artifact))
     return found
+
+
+def compiled_empty(model: CompiledModel, target: TargetProfile, folder: Path, place: str) -> Job:
+    """Return the job of a runtime's empty artifact, compiled into a folder of its own.
+
+    ``place`` is where `folder` will be on the device.
+    """
+    kind, spec = kind_of(model), model.candidate.backend
+    home = folder / kind
+    home.mkdir(parents=True, exist_ok=True)
+    backend: Backend = registry.create("backends", spec.kind, spec.options)
+    entry = backend.compile_empty(target, home)
+    path = str(PurePosixPath(place, kind, entry))
+    module = module_of("backends", spec)
+    return Job(f"empty-{kind}", module, spec.options, path, model.candidate.threads)
 
 
 def kind_of(model: CompiledModel) -> str:

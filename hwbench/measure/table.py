@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -109,7 +110,8 @@ class Table:
         else:
             memory = self._memory()
             self._demand_reference("memory")
-            known = self._known(memory, worth)
+            # What was measured elsewhere is measured already: nobody can be let off early.
+            known = self._known(memory, worth) if not self._device.groups else {}
             latency = self._latency(memory, now.state.get("free_memory"), known)
             for name, failure in latency.failures.items():
                 self._failures[name]["latency"] = failure
@@ -252,7 +254,7 @@ class Table:
             artifact=self._reference.digest,
             need={job.name: _UNKNOWN_NEED for job in jobs} | need,
             free=free,
-            deadline=self._started + self._spec.max_time,
+            deadline=math.inf if self._device.groups else self._started + self._spec.max_time,
             progress=lambda share, label: self._show("latency", share, label),
             others=known,
             keep=frozenset(

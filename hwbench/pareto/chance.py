@@ -12,22 +12,23 @@ from hwbench.records import METRICS, Result, Source, Value
 
 PROXY_ERROR = 0.35
 """Load times watts is off by this much on average, against RAPL."""
-MARGIN = 0.01
-"""Less than this share is no difference to a drawn front."""
 _STAND_INS = (Source.PROXY, Source.PREDICTED)
-_LEAST = 1e-12
 
 
 def on_front(results: Sequence[Result], objectives: Sequence[str]) -> dict[str, float]:
     """Return each candidate's probability of being on the front, 0..1, by its key.
 
-    Whole generations of processes are drawn again and again (`stats.front_probability`); a
-    number without generations is taken as exact. A candidate that lacks an objective is left out.
+    Whole generations of processes are drawn again and again (`stats.front_probability`), and
+    each draw is judged as `front` judges the figures themselves: on the front here means likely
+    there again. A number without generations stays where it is. A candidate that lacks an
+    objective is left out.
     """
     import numpy as np
 
     whole = {}
     kinds = {m: axis_kind(results, m) for m in objectives}
+    if any(kind is not None and kind[0] is Source.PREDICTED for kind in kinds.values()):
+        return {}  # no processes, no generations: there is nothing to draw from
     live = [m for m in objectives if kinds[m] is not None]
     for result in results:
         found = {m: v for m in live if (v := usable(result, m, kinds[m])) is not None}
@@ -43,8 +44,13 @@ def on_front(results: Sequence[Result], objectives: Sequence[str]) -> dict[str, 
     better = {m: METRICS[m].better for m in live}
     if not values:
         return {}
-    rng = np.random.default_rng(0)
-    return stats.front_probability(values, better, rng, margin=MARGIN)
+    bounds = {
+        key: {
+            m: (v.low, v.high) for m, v in axes.items() if v.low is not None and v.high is not None
+        }
+        for key, axes in whole.items()
+    }
+    return stats.front_probability(values, better, np.random.default_rng(0), bounds=bounds)
 
 
 def proxies(results: Sequence[Result], objectives: Sequence[str]) -> tuple[str, ...]:
@@ -78,9 +84,7 @@ def proxies(results: Sequence[Result], objectives: Sequence[str]) -> tuple[str, 
 
 def _drawn(value: Value, length: int) -> Sequence[float]:
     assert value.value is not None
-    found = value.generations if len(value.generations) == length else (value.value,)
-    # The drawing is of logarithms; a share of 0 is worse than any other all the same.
-    return [max(number, _LEAST) for number in found]
+    return value.generations if len(value.generations) == length else (value.value,)
 
 
 def _loosened(result: Result, metric: str) -> Result:

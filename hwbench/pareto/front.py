@@ -13,10 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hwbench import stats
 from hwbench.records import METRICS, Result, Source, Value
 
 TIERS = ("", "meter", "counter", "model", "proxy")
 STRENGTH = (Source.MEASURED, Source.EMULATED, Source.PREDICTED, Source.PROXY, Source.STATIC)
+
+PREDICTED_TIE = 1.25
+"""Predicted times nearer than this are ties: such pairs were not always ordered right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ def compare(a: Value, b: Value, margin: float = 0.0) -> int:
     """Return 1 if `a` is better than `b` beyond the noise, -1 if worse, 0 if nobody can tell.
 
     With intervals on both sides they must not touch; otherwise the numbers decide. `margin` is a
-    share of b's number that a difference must exceed besides. Two kinds of source are never told
+    share of b's number that a difference must exceed besides. Predicted times are told apart
+    from `PREDICTED_TIE` on, whatever their bands. Two kinds of source are never told
     apart: a proxy neither beats nor loses to a measured number.
     """
     if a.value is None or b.value is None or kind_of(a) != kind_of(b) or a.metric != b.metric:
@@ -66,7 +71,11 @@ def compare(a: Value, b: Value, margin: float = 0.0) -> int:
     gain = (a.value - b.value) * sign
     if gain == 0 or abs(gain) <= margin * abs(b.value):
         return 0
-    if _overlap(a, b):
+    if _foretold(a):
+        # The band is common to all; what is left is what the published pairs were ordered by.
+        if max(a.value, b.value) < PREDICTED_TIE * min(a.value, b.value):
+            return 0
+    elif _overlap(a, b):
         return 0
     return 1 if gain > 0 else -1
 
@@ -142,6 +151,10 @@ def baseline(result: Result, results: Sequence[Result]) -> Result | None:
     return min(dense, key=distance, default=None)
 
 
+def _foretold(value: Value) -> bool:
+    return value.source is Source.PREDICTED and METRICS[value.metric].unit == "s"
+
+
 def _overlap(a: Value, b: Value) -> bool:
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return False
@@ -150,14 +163,12 @@ def _overlap(a: Value, b: Value) -> bool:
 
 def _struck(beaten_by: Mapping[str, set[str]]) -> set[str]:
     """Return the candidates beaten by a front member; those in an endless circle stay on it."""
-    inside: set[str] = set()
-    out: set[str] = set()
-    while True:
-        found = {k for k, by in beaten_by.items() if k not in inside | out and by <= out}
-        if not found:
-            return out
-        inside |= found
-        out |= {k for k, by in beaten_by.items() if by & inside}
+    import numpy as np
+
+    names = list(beaten_by)
+    beats = np.array([[a in beaten_by[b] for b in names] for a in names], dtype=bool)
+    out = stats.struck(beats.reshape(len(names), len(names)))
+    return {name for name, is_out in zip(names, out.tolist(), strict=True) if is_out}
 
 
 def _lacking(result: Result, live: Sequence[str], kinds: Mapping[str, Kind | None]) -> str:

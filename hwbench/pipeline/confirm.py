@@ -37,6 +37,8 @@ def confirm(
     The chosen model is measured again beside the runner-up and the dense model. What comes out
     does not change the choice; it is said: confirmed, a tie, or the other way round.
     """
+    if measure.is_elsewhere(context.target):
+        return decision, ("not confirmed head to head: a parcel holds one sitting",)
     rivals = pareto.rivals(results, decision, context.recipe)
     made = {p.candidate.key: p.compiled for p in ready if p.compiled is not None}
     chosen = made.get(decision.chosen or "")

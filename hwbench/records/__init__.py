@@ -17,7 +17,7 @@ from hwbench.records.asked import (
     Strategy,
     TargetProfile,
 )
-from hwbench.records.decided import Decision, Standing, Study
+from hwbench.records.decided import Decision, Repeated, Standing, Study
 from hwbench.records.made import (
     CompiledModel,
     CompressedModel,
@@ -41,6 +41,16 @@ from hwbench.records.measured import (
     Visit,
 )
 from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
+from hwbench.records.nights import (
+    ALARMS,
+    Change,
+    MethodTonight,
+    Night,
+    Pair,
+    Pin,
+    Reading,
+    Status,
+)
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Point, Tried
 from hwbench.records.specs import (
@@ -58,11 +68,13 @@ from hwbench.records.specs import (
 )
 
 __all__ = [
+    "ALARMS",
     "LAST",
     "METRICS",
     "Answers",
     "Beside",
     "Candidate",
+    "Change",
     "CompiledModel",
     "CompressedModel",
     "CompressionSpec",
@@ -80,14 +92,20 @@ __all__ = [
     "Measurement",
     "MemoryReading",
     "Method",
+    "MethodTonight",
     "Metric",
+    "Night",
     "OnnxModel",
+    "Pair",
+    "Pin",
     "PluginSpec",
     "Point",
     "Power",
     "Precision",
     "Process",
+    "Reading",
     "Recipe",
+    "Repeated",
     "Result",
     "Schedule",
     "SearchSpec",
@@ -95,6 +113,7 @@ __all__ = [
     "Sitting",
     "Source",
     "Standing",
+    "Status",
     "Strategy",
     "Study",
     "TargetProfile",

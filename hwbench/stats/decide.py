@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from hwbench.stats.estimate import Interval
 Better = Literal["lower", "higher"]
 
 _FUTILE = 0.05
+_LEAST = 1e-12
 
 
 class Verdict(enum.StrEnum):
@@ -161,31 +163,47 @@ def front_probability(
     better: Mapping[str, Better],
     rng: np.random.Generator,
     *,
-    margin: float = 0.0,
+    bounds: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
     draws: int = 1000,
 ) -> dict[str, float]:
-    """Return each candidate's probability of being on the Pareto front, 0..1.
+    """Return each candidate's probability of being on the front if all were measured again, 0..1.
 
     ``values`` holds, by candidate and axis, one positive number a generation (in the order of
     the generations, the same number of them everywhere) or a single one that is taken as exact.
     Generations are resampled together for all candidates, for what they shared is shared in
     every draw; deviations are stretched by sqrt(n/(n-1)), because the resampled mean of few
-    generations varies too little. One candidate dominates another where it is nowhere worse and
-    somewhere better beyond the relative margin. A candidate without a value on an axis has no
-    probability and is left out. Raises `ValueError` when generations do not line up.
+    generations varies too little. ``bounds`` holds the intervals (low, high) of those that have
+    one: each moves with its mean, and in each draw the front is what it is for the figures as
+    they are, by intervals that do not touch and by `struck`. A candidate without a value on an
+    axis has no probability and is left out. Raises `ValueError` when generations do not line up.
     """
     names = [n for n, axes in values.items() if all(len(axes.get(a, ())) for a in better)]
     lengths = {len(values[n][a]) for n in names for a in better} - {1}
     if len(lengths) > 1:
         raise ValueError(f"generations do not line up: {sorted(lengths)} values an axis")
     generations = lengths.pop() if lengths else 1
-    means, stretched = _deviations(names, values, better, generations)
+    whole = [_axis(names, values, axis, way, bounds or {}) for axis, way in better.items()]
     on_front = np.zeros(len(names))
     for _ in range(draws):
         chosen = rng.integers(generations, size=generations)
-        drawn = means + stretched[:, :, chosen].mean(axis=2)
-        on_front += ~_dominated(drawn, math.log1p(margin))
+        on_front += ~struck(_beats([axis.drawn(chosen) for axis in whole]))
     return dict(zip(names, (on_front / draws).tolist(), strict=True))
+
+
+def struck(beats: np.ndarray) -> np.ndarray:
+    """Return who is beaten by somebody who stands: shape (n,), from ``beats[a, b]``: a beats b.
+
+    Beating beyond the noise is not transitive, so who is beaten by a struck one only stands (the
+    grounded set of Dung 1995); those in an endless circle stay.
+    """
+    stands = np.zeros(len(beats), dtype=bool)
+    out = np.zeros(len(beats), dtype=bool)
+    while True:
+        found = ~(stands | out) & ~(beats & ~out[:, None]).any(axis=0)
+        if not found.any():
+            return out
+        stands |= found
+        out |= (beats & stands[:, None]).any(axis=0)
 
 
 def detectable(interval: Interval, *, confidence: float = 0.99, power: float = 0.9) -> float:
@@ -207,29 +225,64 @@ def detectable(interval: Interval, *, confidence: float = 0.99, power: float = 0
     return math.expm1(shift * interval.error)
 
 
-def _deviations(
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """One axis of all candidates, lower being better: means, how far they reach, deviations.
+
+    Shapes (n,), (n,), (n,) and (n, generations or 1); ``exact`` says who has no interval.
+    """
+
+    means: np.ndarray
+    down: np.ndarray
+    up: np.ndarray
+    exact: np.ndarray
+    deviations: np.ndarray
+
+    def drawn(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return who is better than whom, and who is worse, in one draw: two (n, n) masks."""
+        width = self.deviations.shape[1]
+        moved = self.deviations[:, chosen].mean(axis=1) if width > 1 else self.deviations[:, 0]
+        points = self.means + moved
+        low, high = points - self.down, points + self.up
+        touch = (low[:, None] <= high[None, :]) & (low[None, :] <= high[:, None])
+        differ = ~touch | self.exact[:, None] | self.exact[None, :]
+        less = points[:, None] < points[None, :]
+        return less & differ, less.T & differ
+
+
+def _axis(
     names: Sequence[str],
     values: Mapping[str, Mapping[str, Sequence[float]]],
-    better: Mapping[str, Better],
-    generations: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logarithms' means and their deviations, signed so that lower is better.
-
-    Shapes (candidates, axes) and (candidates, axes, generations).
-    """
-    logs = np.empty((len(names), len(better), generations))
+    axis: str,
+    way: Better,
+    bounds: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> _Axis:
+    sign = 1.0 if way == "lower" else -1.0
+    length = max((len(values[n][axis]) for n in names), default=1)
+    # What is drawn are ratios, hence logarithms; what is exact may well be 0 or less.
+    scale: Callable[[float], float] = _log if length > 1 else float
+    rows = np.empty((len(names), length))
+    down, up = np.zeros(len(names)), np.zeros(len(names))
+    exact = np.ones(len(names), dtype=bool)
     for row, name in enumerate(names):
-        for column, (axis, way) in enumerate(better.items()):
-            sign = 1.0 if way == "lower" else -1.0
-            logs[row, column] = sign * np.log(np.asarray(values[name][axis], dtype=np.float64))
-    means = logs.mean(axis=2)
-    stretch = math.sqrt(generations / (generations - 1)) if generations > 1 else 1.0
-    return means, (logs - means[:, :, None]) * stretch
+        rows[row] = [scale(number) for number in values[name][axis]]
+        ends = bounds.get(name, {}).get(axis)
+        if ends is not None:
+            mean = float(rows[row].mean())
+            reach = mean - scale(ends[0]), scale(ends[1]) - mean
+            down[row], up[row] = reach if way == "lower" else reach[::-1]
+            exact[row] = False
+    means = rows.mean(axis=1)
+    stretch = math.sqrt(length / (length - 1)) if length > 1 else 1.0
+    return _Axis(sign * means, down, up, exact, sign * (rows - means[:, None]) * stretch)
 
 
-def _dominated(points: np.ndarray, margin: float) -> np.ndarray:
-    """Return which rows another row dominates; lower is better on every column."""
-    theirs, mine = points[:, None, :], points[None, :, :]
-    no_worse = (theirs <= mine).all(axis=2)
-    better = (theirs < mine - margin).any(axis=2)
-    return np.asarray((no_worse & better).any(axis=0))
+def _beats(axes: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return who is nowhere worse and somewhere better than whom: shape (n, n)."""
+    better = np.logical_or.reduce([b for b, _ in axes])
+    worse = np.logical_or.reduce([w for _, w in axes])
+    return np.asarray(better & ~worse)
+
+
+def _log(number: float) -> float:
+    return math.log(max(number, _LEAST))

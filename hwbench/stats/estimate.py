@@ -2,12 +2,14 @@
 
 Ratios and levels are estimated on logarithms, in two levels: rounds inside a generation (one
 fresh process each for candidate and reference), then generations. Only the second level says
-what another process would show, so only it sets the width.
+what another process would show, so only it sets the width. A generation that a neighbour on the
+machine disturbed shows it in its rounds, and counts for less.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,8 @@ PROCESS_SPREAD = 0.01
 Identical code in two processes differs by about 1 % for good (measured for this project on a
 shared x86 machine); a single generation cannot show it, so its intervals are widened by it.
 """
+
+_MAD_TO_SD = 1.4826
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +142,18 @@ def ratio(
 
     ln(v_c / v_R) of the same generation and round, so that common drift cancels; Hodges-Lehmann
     within a generation; mean and t-interval across generations (Kalibera & Jones, ISMM 2013).
+    Generations are weighted by 1/(v + e²), e being what the rounds of one scatter by and v what
+    the usual one is off by (the larger of m, the median of all e², and how far they lie apart): a
+    quiet one counts up to twice as much as a usual one, a disturbed one next to nothing. The
+    variance is then the weighted one (Hartung & Knapp, Stat. Med. 20, 2001).
 
     With 2 or 3 generations the t quantile is 12.7 or 4.3. ``spread`` (`pooled_spread` of the
     sitting) mends that: the candidate's own variance is shrunk towards the sitting's and gains
     its degrees of freedom (the moderated t of Smyth, SAGMB 3, 2004). It is right for a sitting on
     average; a candidate whose processes differ several times as much as the others' is bounded
     too tightly with 3 generations, so whoever wins is confirmed in fresh processes. In every
-    case the variance of a generation is at least what its rounds scatter by: few generations
-    may agree by luck.
+    case the variance of a generation is at least m, what the rounds of the usual one scatter by:
+    few generations may agree by luck.
 
     With a single generation and no ``spread`` the signed-rank interval over its rounds is
     widened in quadrature by `PROCESS_SPREAD`, and the result is flagged ``assumed``.
@@ -163,9 +171,19 @@ def ratio(
 
 
 def by_generation(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[int, float]:
-    """Return the ratio of each generation in which both were measured, by its number."""
+    """Return the ratio of each generation in which both were measured, by its number.
+
+    They are pseudo-values: a generation that counts for little is drawn in towards the estimate,
+    one that counts for more is pushed out, so that their plain (geometric) mean is `ratio`'s.
+    """
     groups = paired(candidate, reference)
-    return {generation: math.exp(hodges_lehmann(logs)) for generation, logs in groups.items()}
+    if not groups:
+        return {}
+    level = _weighted(list(groups.values()))
+    drawn = [
+        level.mean + w * (m - level.mean) for m, w in zip(level.each, level.weights, strict=True)
+    ]
+    return {generation: math.exp(m) for generation, m in zip(groups, drawn, strict=True)}
 
 
 def level(processes: Sequence[Process], confidence: float = 0.95) -> Interval:
@@ -214,11 +232,11 @@ def pooled_spread(
     """
     variances, freedoms = [], []
     for candidate in candidates:
-        means = [hodges_lehmann(logs) for logs in paired(candidate, reference).values()]
-        variance = _variance(means) if len(means) > 1 else 0.0
+        groups = list(paired(candidate, reference).values())
+        variance = _weighted(groups).variance if len(groups) > 1 else 0.0
         if variance > 0.0:  # exactly 0 only where the candidate is the reference itself
             variances.append(variance)
-            freedoms.append(len(means) - 1.0)
+            freedoms.append(len(groups) - 1.0)
     if not variances:
         return None
     pooled = sum(v * d for v, d in zip(variances, freedoms, strict=True)) / sum(freedoms)
@@ -237,18 +255,47 @@ def _two_level(
     groups: Sequence[Sequence[float]], confidence: float, spread: Spread | None
 ) -> Interval:
     """Combine logarithms, one sequence a generation, into an interval (see `ratio`)."""
-    means = [hodges_lehmann(logs) for logs in groups]
     rounds = sum(len(logs) for logs in groups)
     if len(groups) == 1 and spread is None:
         return _one_generation(groups[0], confidence)
-    own = _variance(means) if len(means) > 1 else 0.0
-    variance, freedom = _moderated(own, len(means) - 1.0, spread)
-    errors = [e for e in map(rounds_error, groups) if e is not None]
-    floor = sum(e * e for e in errors) / len(errors) if errors else 0.0
-    error = math.sqrt(max(variance, floor) / len(means))
-    estimate = math.exp(sum(means) / len(means))
+    level = _weighted(groups)
+    variance, freedom = _moderated(level.variance, len(groups) - 1.0, spread)
+    error = math.sqrt(max(variance, level.floor) / len(groups))
+    estimate = math.exp(level.mean)
     low, high = _bounds(estimate, error, freedom, confidence)
     return Interval(estimate, low, high, len(groups), rounds, error, freedom)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighted:
+    """Generations together: the figure and the weight of each (1 on average), and their mean.
+
+    ``variance`` is that of one that weighs 1, ``floor`` the least that this may be.
+    """
+
+    each: Sequence[float]
+    weights: Sequence[float]
+    mean: float
+    variance: float
+    floor: float
+
+
+def _weighted(groups: Sequence[Sequence[float]]) -> _Weighted:
+    """Return generations weighted by how quiet they were (see `ratio`)."""
+    each = [hodges_lehmann(logs) for logs in groups]
+    errors = [rounds_error(logs) for logs in groups]
+    known = [e * e for e in errors if e is not None]
+    usual = statistics.median(known) if known else 0.0
+    # What generations differ by anyway, whatever their rounds: the median of distances, for the
+    # disturbed ones must not make themselves count for more.
+    middle = statistics.median(each)
+    apart = _MAD_TO_SD * statistics.median([abs(m - middle) for m in each])
+    typical = max(usual, apart * apart)
+    raw = [1.0 if e is None or not typical else typical / (typical + e * e) for e in errors]
+    weights = [w * len(raw) / sum(raw) for w in raw]
+    mean = sum(w * m for w, m in zip(weights, each, strict=True)) / len(each)
+    squares = sum(w * (m - mean) ** 2 for w, m in zip(weights, each, strict=True))
+    return _Weighted(each, weights, mean, squares / max(len(each) - 1, 1), usual)
 
 
 def _one_generation(logs: Sequence[float], confidence: float) -> Interval:
@@ -283,11 +330,6 @@ def _bounds(
 ) -> tuple[float, float]:
     half = error * t_quantile(confidence, freedom) if error else 0.0
     return estimate * math.exp(-half), estimate * _exp(half)
-
-
-def _variance(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return sum((v - mean) ** 2 for v in values) / (len(values) - 1)
 
 
 def _gap(low: float, high: float) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-USAGE = "usage: worker.zip serve FOLDER | run FOLDER | child READ_FD WRITE_FD"
+USAGE = "usage: worker.zip serve FOLDER | run [FOLDER] | child READ_FD WRITE_FD"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
             from hwbench.worker import launcher
 
             return launcher.serve(Path(zipped), Path(folder))
+        case [zipped, "run"]:
+            return main([zipped, "run", str(Path(zipped).parent)])
         case [zipped, "run", folder]:
             from hwbench.worker import launcher
 

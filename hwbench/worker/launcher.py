@@ -68,15 +68,52 @@ def serve(zipped: Path, folder: Path) -> int:
 
 
 def run(zipped: Path, folder: Path) -> int:
-    """Do the commands in ``job.json``; write every answer to ``samples.jsonl``, at the end."""
-    said: list[str] = []
+    """Do the commands in ``job.json``; append every answer to ``samples.jsonl``.
+
+    Answers are written when a command (of the latency pass: a generation) is over, so that
+    nothing is written beside what is timed. After an interruption the same call goes on there.
+    """
     commands = [decode(json.dumps(c)) for c in json.loads((folder / "job.json").read_text())]
+    samples = folder.absolute() / "samples.jsonl"
+    done = _resumed(samples)
+    said: list[str] = []
     code = _unpacked(zipped, folder)
     with Launcher(code, None, lambda message: said.append(json.dumps(message))) as launcher:
-        for command in commands:
-            launcher.do(command)
-    files.write(folder / "samples.jsonl", "\n".join(said) + "\n")
+        for unit in _units(commands):
+            if done >= len(unit):
+                done -= len(unit)
+                continue
+            for command in unit:
+                sys.stderr.write(f"{time.strftime('%H:%M:%S')} {type(command).__name__}\n")
+                launcher.do(command)
+            files.append(samples, "\n".join(said))
+            said.clear()
     return 0
+
+
+def _units(commands: Sequence[Command]) -> list[list[Command]]:
+    """Return the commands in groups that are only done as a whole: a generation is one."""
+    units: list[list[Command]] = []
+    for command in commands:
+        if units and isinstance(units[-1][0], Open) and not isinstance(units[-1][-1], Close):
+            units[-1].append(command)
+        else:
+            units.append([command])
+    return units
+
+
+def _resumed(samples: Path) -> int:
+    """Return how many commands an earlier run finished; what it left half written is cut off."""
+    if not samples.exists():
+        return 0
+    content = samples.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    # What follows the last "done" was torn: a unit is written at once and ends in one.
+    end = whole.rfind(b'{"done"')
+    kept = whole[: whole.find(b"\n", end) + 1] if end >= 0 else b""
+    if kept != content:
+        files.write(samples, kept)
+    return sum(line.startswith(b'{"done"') for line in kept.splitlines())
 
 
 class Launcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hwbench import registry
 from hwbench.errors import TargetError
 from hwbench.protocols import Connection
+from tests.loopback import Loopback, serving
 
 ECHO = """
 import sys
@@ -21,13 +23,25 @@ for line in sys.stdin:
         break
     print(line.strip()[::-1], flush=True)
 """
-# What a connection needs to know to reach something in a test.
-OPTIONS: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture(scope="module")
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    with serving(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
 
 
 @pytest.fixture(params=registry.names("connections"))
-def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
-    made: Connection = registry.create("connections", request.param, OPTIONS.get(request.param))
+def options(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Return a connection's name, and what it must know to reach something in a test."""
+    if request.param == "ssh":
+        return "ssh", request.getfixturevalue("loopback").options()
+    return request.param, {}
+
+
+@pytest.fixture
+def connection(options: tuple[str, dict[str, Any]]) -> Iterator[Connection]:
+    made: Connection = registry.create("connections", *options)
     yield made
     made.close()
 
@@ -72,14 +86,20 @@ def test_close_ends_a_worker_that_does_not_listen(connection: Connection, tmp_pa
     with (tmp_path / "log").open("wb") as log:
         process = int(connection.start([place], log).receive(60))
         connection.close()
-    if type(connection).__name__ == "LocalConnection":
-        with pytest.raises(ProcessLookupError):
-            os.kill(process, 0)
-        assert not Path(place).exists()
+    # Both connections of these tests lead to this machine.
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert not Path(place).exists()
 
 
-def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    connection: Connection = registry.create("connections", "local", {"python": "/no/python"})
-    with (tmp_path / "log").open("wb") as log, pytest.raises(TargetError, match="/no/python"):
-        connection.start(["-c", ""], log)
-    connection.close()
+def test_a_python_that_is_not_there(options: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    name, given = options
+
+    def begin() -> None:
+        broken = {**given, "python": "/no/python"}
+        connection: Connection = registry.create("connections", name, broken)
+        with contextlib.closing(connection), (tmp_path / "log").open("wb") as log:
+            connection.start(["-c", ""], log)
+
+    with pytest.raises(TargetError, match="/no/python"):
+        begin()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -40,7 +42,9 @@ def test_what_is_beaten_in_every_generation_has_no_chance() -> None:
 
 
 def test_what_processes_do_not_settle_is_between() -> None:
-    shaky = result(0.75, 0.89, (0.8, 1.2, 1.0))
+    shaky = result(0.75, 0.89, (0.88, 1.06, 0.94))
+    narrow = dataclasses.replace(shaky.values["latency_p50"], low=0.94, high=0.98)
+    shaky = dataclasses.replace(shaky, values={**shaky.values, "latency_p50": narrow})
     chances = of([FAST, shaky])
     assert chances[0] == 1.0
     assert 0.2 < chances[1] < 0.8
@@ -55,6 +59,36 @@ def test_missing_numbers_have_no_probability_and_fewer_generations_still_one() -
     lost = dataclasses.replace(SLOW, values={**SLOW.values, "latency_p50": gone})
     assert lost.candidate.key not in on_front([FAST, lost], AXES)
     assert on_front([], AXES) == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_chance_and_the_front_go_by_the_same_rule(seed: int) -> None:
+    # Figures that every generation repeats: what is on the front is on it in each draw.
+    dice = random.Random(seed)
+    everyone = []
+    for n in range(12):
+        time = math.exp(dice.gauss(0, 0.05))
+        reach = dice.uniform(0.0, 0.08)
+        latency = Value(
+            "latency_p50",
+            time,
+            Source.MEASURED,
+            time - reach,
+            time + reach,
+            generations=(time,) * 3,
+        )
+        peak = dice.randrange(1, 9) * 1e5
+        memory = Value("peak_memory", peak, Source.MEASURED, peak - 1.1e5, peak + 1.1e5)
+        who = synthetic.candidate("unstructured", (n + 1) / 16)
+        numbers: dict[str, float | Value] = {
+            "latency_p50": latency, "peak_memory": memory, "energy": dice.random()
+        }  # fmt: skip
+        everyone.append(synthetic.result(who, numbers))
+    axes = ("latency_p50", "peak_memory", "energy")
+    members = set(front(everyone, axes).members)
+    assert on_front(everyone, axes) == {
+        r.candidate.key: float(r.candidate.key in members) for r in everyone
+    }
 
 
 def joules(number: float, source: Source = Source.PROXY, tier: str = "proxy") -> Value:

@@ -151,7 +151,7 @@ class TestFrontProbability:
             )
             assert found[str(i)] == (0.0 if beaten else 1.0)
 
-    def test_two_equals_share_it_and_a_margin_keeps_both(self) -> None:
+    def test_two_equals_share_it_and_touching_intervals_keep_both(self) -> None:
         ps = np.random.default_rng(1).normal(0.0, 0.01, (2, 20))
         ps -= ps.mean(axis=1, keepdims=True)
         values = {n: {"time": np.exp(row).tolist()} for n, row in zip("ab", ps, strict=True)}
@@ -159,7 +159,8 @@ class TestFrontProbability:
         found = stats.front_probability(values, {"time": "lower"}, rng, draws=2000)
         assert found["a"] + found["b"] == pytest.approx(1.0, abs=0.01)
         assert found["a"] == pytest.approx(0.5, abs=0.1)
-        both = stats.front_probability(values, {"time": "lower"}, rng, margin=0.1)
+        bounds = {n: {"time": (0.9, 1.1)} for n in "ab"}
+        both = stats.front_probability(values, {"time": "lower"}, rng, bounds=bounds)
         assert both == {"a": 1.0, "b": 1.0}
 
     def test_the_draws_of_one_candidate_vary_as_its_mean_does(self) -> None:
@@ -170,6 +171,12 @@ class TestFrontProbability:
         rng = np.random.default_rng(3)
         found = stats.front_probability(values, {"time": "lower"}, rng, draws=5000)
         assert found["a"] == pytest.approx(scipy.stats.norm.cdf(1.0), abs=0.03)
+
+    def test_a_score_below_nothing_still_ranks(self) -> None:
+        rng = np.random.default_rng(0)
+        values = {"a": {"score": [-2.0]}, "b": {"score": [-1.0]}, "c": {"score": [-3.0]}}
+        found = stats.front_probability(values, {"score": "higher"}, rng, draws=3)
+        assert found == {"a": 0.0, "b": 1.0, "c": 0.0}
 
     def test_missing_values_are_left_out_and_crooked_ones_refused(self) -> None:
         rng = np.random.default_rng(0)

@@ -166,6 +166,25 @@ class TestRatio:
         assert alone is not None
         assert found.error == pytest.approx(alone / math.sqrt(2))
 
+    def test_a_generation_that_a_neighbour_disturbed_counts_for_next_to_nothing(self) -> None:
+        rng = np.random.default_rng(3)
+        logs = [rng.normal(0.0, 0.005, 12) for _ in range(8)]
+        quiet = stats.ratio(*generations([g.tolist() for g in logs]), 0.99)
+        # A third of the visits of one generation took 1.3 to 1.6 times as long.
+        logs[2][:4] += rng.uniform(0.26, 0.47, 4)
+        assert abs(theory.hodges_lehmann(logs[2].tolist())) > 0.02
+        found = stats.ratio(*generations([g.tolist() for g in logs]), 0.99)
+        assert abs(math.log(found.estimate)) < 0.004
+        assert found.half_width < 3 * quiet.half_width
+
+    def test_figures_of_generations_have_the_mean_of_the_estimate(self) -> None:
+        rng = np.random.default_rng(4)
+        theirs, mine = sitting(rng, [1e-3, 1.2e-3], generations=5)
+        each = stats.by_generation(mine, theirs)
+        mean = math.exp(sum(map(math.log, each.values())) / len(each))
+        assert mean == pytest.approx(stats.ratio(mine, theirs).estimate)
+        assert stats.by_generation(mine, []) == {}
+
     def test_one_round_leaves_it_unbounded(self) -> None:
         found = stats.ratio(*generations([[0.1]]))
         assert found.estimate == pytest.approx(math.exp(0.1))

@@ -1,0 +1,173 @@
+"""Everything one sitting needs as a folder, for a device that no host can reach.
+
+The folder holds the worker, the artifacts, the inputs and ``job.json``, the list of commands
+that a host would have given. ``python3 worker.zip run`` does them there; `hwbench.measure.parcel`
+plays the answers back here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hwbench import files, registry
+from hwbench.measure.device import look
+from hwbench.measure.generation import REFERENCE, SHADOW
+from hwbench.measure.latency import grouped
+from hwbench.measure.memory import named, variants_of, varied
+from hwbench.measure.package import worker_zip
+from hwbench.measure.shipment import (
+    Artifact,
+    compiled_empty,
+    kind_of,
+    module_of,
+    settings_of,
+)
+from hwbench.records import CompiledModel, MeasureSpec, PluginSpec, TargetProfile
+from hwbench.worker.messages import (
+    Close,
+    Command,
+    Energy,
+    Feel,
+    Job,
+    Memory,
+    Open,
+    Outputs,
+    Rounds,
+    Settings,
+    encode,
+)
+
+_NEED = 256 << 20
+"""Bytes that a process is taken to need where its backend does not say: nothing is measured yet."""
+_README = """\
+hwbench packed this folder: one measuring session for the target {target}.
+
+On the device, in this folder:
+
+    python3 worker.zip run
+
+It needs Python 3.11, numpy and the runtimes ({backends}); no other package, no network, no root.
+It takes at most about {minutes} minutes of measuring, beside {artifacts} artifacts' outputs,
+memory and energy. Interrupted, the same command goes on. Nothing else should run meanwhile.
+
+Then copy the folder back whole (samples.jsonl and outputs/ are what is new), and where it was
+packed:
+
+    hwbench unpack {folder}
+"""
+
+
+def pack(
+    batch: Sequence[CompiledModel],
+    reference: CompiledModel,
+    target: TargetProfile,
+    spec: MeasureSpec,
+    inputs: Path,
+    folder: Path,
+) -> int:
+    """Write the folder (which exists and is empty) and return its size in bytes.
+
+    Beside what `measure` does on a device that is there, nothing depends on what comes out: all
+    rounds are taken, nobody is let off early, and there is one attempt.
+    """
+    models = {m.digest: m for m in [reference, *batch]}
+    artifacts = {name: _laid(folder, model, name) for name, model in models.items()}
+    shadow = _laid(folder, reference, SHADOW)
+    shutil.copyfile(inputs, folder / "inputs.npy")
+    worker_zip(folder / "worker.zip")
+    commands = _commands(artifacts, shadow, reference.digest, target, spec, folder)
+    job = json.dumps([json.loads(encode(c)) for c in commands])
+    files.write(folder / "job.json", job)
+    words = _README.format(
+        target=target.name,
+        backends=", ".join(sorted({m.candidate.backend.kind for m in models.values()})),
+        minutes=max(round(spec.max_time / 60), 1),
+        artifacts=len(models),
+        folder=folder.name,
+    )
+    files.write(folder / "README.txt", words)
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _commands(
+    artifacts: Mapping[str, Artifact],
+    shadow: Artifact,
+    reference: str,
+    target: TargetProfile,
+    spec: MeasureSpec,
+    folder: Path,
+) -> list[Command]:
+    settings = settings_of(spec, target, "inputs.npy")
+    bare = settings_of(spec, target, "")
+    jobs = tuple(artifact.job() for artifact in artifacts.values())
+    found: list[Command] = [Feel(), look(target), Outputs(jobs, settings)]
+    found.append(Memory(jobs, settings, spec.memory_runs))
+    varied_jobs, empty = _memory_jobs(artifacts, target, folder)
+    if varied_jobs:
+        found.append(Memory(varied_jobs, settings, spec.memory_runs))
+    found.append(Memory(empty, bare, spec.memory_runs))
+    pair = (artifacts[reference].job(REFERENCE), shadow.job(SHADOW))
+    rivals = [job for job in jobs if job.name != reference]
+    found += _generations(pair, rivals, artifacts, target, spec, settings)
+    if target.meters:
+        meters = tuple(PluginSpec(module_of("meters", m), m.options) for m in target.meters)
+        found.append(Energy(jobs, settings, meters, spec.energy_seconds))
+    return [*found, Feel(), look(target)]
+
+
+def _generations(
+    pair: tuple[Job, Job],
+    rivals: Sequence[Job],
+    artifacts: Mapping[str, Artifact],
+    target: TargetProfile,
+    spec: MeasureSpec,
+    settings: Settings,
+) -> list[Command]:
+    """Return the latency pass: every group in every generation, in the order of a live sitting."""
+    need = {job.name: _need(artifacts[job.name]) for job in rivals}
+    need |= {job.name: max(need.values(), default=_NEED) for job in pair}
+    groups = grouped(rivals, pair, need, target.ram_bytes or None)
+    planned = spec.generations * len(groups)
+    seconds = spec.max_time / planned
+    found: list[Command] = []
+    for number in range(planned):
+        jobs = (*pair, *groups[number % len(groups)])
+        names = tuple(job.name for job in jobs)
+        found.append(Open(jobs, settings, number))
+        found.append(Rounds(0, spec.looks[-1], names, seconds))
+        found += [Close(), Feel()]
+    return found
+
+
+def _memory_jobs(
+    artifacts: Mapping[str, Artifact], target: TargetProfile, folder: Path
+) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
+    """Return what the memory pass reads besides: models with other options, and empty ones."""
+    empties: dict[str, Job] = {}
+    bare: dict[str, Job] = {}
+    others: list[Job] = []
+    for artifact in artifacts.values():
+        kind = kind_of(artifact.model)
+        if kind not in empties:
+            empties[kind] = compiled_empty(artifact.model, target, folder / "empty", "empty")
+        for words, options in variants_of(artifact).items():
+            others.append(varied(artifact.job(), words, options))
+            name = named(empties[kind].name, words)
+            bare[name] = varied(empties[kind], words, options)
+    return tuple(others), (*empties.values(), *bare.values())
+
+
+def _laid(folder: Path, model: CompiledModel, name: str) -> Artifact:
+    place = f"artifacts/{name}"
+    with files.said(folder):
+        ignored = shutil.ignore_patterns("record.json")
+        shutil.copytree(model.folder, folder / place, ignore=ignored)
+    return Artifact(model, f"{place}/{model.entry}")
+
+
+def _need(artifact: Artifact) -> int:
+    module = registry.module("backends", artifact.model.candidate.backend.kind)
+    return int(getattr(module, "RESIDENT_BYTES", _NEED))

@@ -1,0 +1,22 @@
+"""The room that holds tonight against before: pure functions on numbers and intervals.
+
+`judge` says what one session shows, `conclude` what two sessions of a night do, `creep` what
+many nights do. `simulate` is a world of nights whose truth is known.
+"""
+
+from hwbench.regress.creep import Shift, change_points, creep, crept, noise, pooled
+from hwbench.regress.judge import FLOORS, Floor, conclude, judge, paired_chance
+
+__all__ = [
+    "FLOORS",
+    "Floor",
+    "Shift",
+    "change_points",
+    "conclude",
+    "creep",
+    "crept",
+    "judge",
+    "noise",
+    "paired_chance",
+    "pooled",
+]
