@@ -6,6 +6,8 @@
 TARGET ?= local-cpu
 RECIPE ?= p32
 HOST   ?=
+PLAN   ?= nightly
+WHY    ?= first baseline
 ARGS   ?=
 VENV   ?= .venv
 PYTHON ?= python3
@@ -15,7 +17,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := bench
-.PHONY: bench plan report test test-fast bench-kernels check format clean help
+.PHONY: bench plan report nightly baseline test test-fast bench-kernels check format clean help
 
 bench: $(VENV)/.user ## run RECIPE on TARGET (ARGS go to hwbench bench: ARGS="--fresh")
 	@$(bin)/hwbench bench --recipe $(RECIPE) $(at) $(ARGS)
@@ -25,6 +27,12 @@ plan: $(VENV)/.user ## show what bench would do, and how long it would take
 
 report: $(VENV)/.user ## write the report of the last run again
 	@$(bin)/hwbench report reports/latest
+
+nightly: $(VENV)/.user ## hold today's models against the pinned ones (PLAN in recipes/, default nightly)
+	@$(bin)/hwbench nightly $(PLAN) $(ARGS)
+
+baseline: $(VENV)/.user ## pin a baseline for RECIPE on TARGET where there is none yet (WHY="...")
+	@$(bin)/hwbench baseline set --if-none --recipe $(RECIPE) --target $(TARGET) --why "$(WHY)" $(ARGS)
 
 test: check ## all checks and tests (a browser test needs Debian's chromium and chromium-driver)
 	@$(bin)/python -m pytest
