@@ -55,7 +55,7 @@ format: $(VENV)/.dev ## format the code
 
 clean: ## remove the environment, the cache of finished work, and generated reports
 	rm -rf $(VENV) .hwbench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find reports -mindepth 1 -maxdepth 1 ! -name README.md ! -name history -exec rm -rf {} +
+	find reports -mindepth 1 -maxdepth 1 ! -name README.md ! -name history ! -name baselines -exec rm -rf {} +
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
