@@ -342,7 +342,8 @@ def crossover(name: str, threads: int, rounds: int) -> str:
 PEERS = """\
 Peers read these files in environments of their own (their pins clash with ours):
   python -m venv ov && ov/bin/pip install openvino==2026.4.1
-  ov/bin/benchmark_app -m FILE -hint none -nstreams 1 -nthreads {threads} -infer_precision f32 -api sync
+  ov/bin/benchmark_app -m FILE -hint none -nstreams 1 -nthreads {threads} \\
+    -infer_precision f32 -api sync
   python3.11 -m venv ds && ds/bin/pip install deepsparse==1.8.0 'numpy<2' 'onnx<1.15'
   ds/bin/deepsparse.benchmark FILE --batch_size 1 --num_cores {threads} --scenario sync"""
 
