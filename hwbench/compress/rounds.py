@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.compress import schedule
 from hwbench.compress.distillation import taught
+from hwbench.compress.evidence import gather
 from hwbench.compress.training import Loss, Progress, fit, reestimate_norms, score, seeded
 from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Workload
@@ -41,7 +42,7 @@ def grow(
                 made.model,
                 workload,
                 recovery,
-                seed=spec.seed,
+                seed=spec.healing_seed,
                 masks=made.masks,
                 start=start,
                 stop=stop,
@@ -82,7 +83,7 @@ def rewind(
             made.model,
             workload,
             spec.train,
-            seed=spec.seed + 1 + index,
+            seed=spec.healing_seed + 1 + index,
             masks=made.masks,
             start=start,
             loss_of=loss,
@@ -115,7 +116,7 @@ def draw(
             made.model,
             workload,
             spec.train,
-            seed=spec.seed,
+            seed=spec.healing_seed,
             masks=made.masks,
             start=0.0 if chance else back,
             progress=_part(progress, index / len(steps), (index + 1) / len(steps)),
@@ -161,7 +162,11 @@ def _worn(spec: CompressionSpec, workload: Workload, found: Pruned, weights: nn.
 
 def _cut(spec: CompressionSpec, workload: Workload, model: nn.Module, sparsity: float) -> Pruned:
     pruner, example = _weights.pruner_for(spec.pattern, spec.options), _weights.example_of(workload)
-    return pruner.prune(model, example, spec, sparsity)
+    if spec.ratios and sparsity < spec.sparsity:
+        part = sparsity / spec.sparsity
+        ratios = {name: share * part for name, share in spec.ratios.items()}
+        spec = dataclasses.replace(spec, ratios=ratios)
+    return pruner.prune(model, example, spec, sparsity, gather(spec, model, workload))
 
 
 def _healed(

@@ -12,14 +12,12 @@ from hwbench.records import MeasureSpec
 
 POLICIES = {
     "quick": MeasureSpec(policy="quick"),
-    "standard": MeasureSpec(
-        policy="standard", generations=5, looks=(12, 25, 50), half_width=0.01, max_time=900.0
-    ),
+    "standard": MeasureSpec(policy="standard", generations=14, half_width=0.01, max_time=900.0),
     "publish": MeasureSpec(
         policy="publish",
-        generations=7,
-        looks=(12, 25, 50, 100, 200),
-        half_width=0.01,
+        generations=30,
+        looks=(12, 25),
+        half_width=0.005,
         energy_seconds=10.0,
         max_time=3600.0,
     ),
@@ -31,7 +29,7 @@ class MeasureFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    generations: int | None = Field(None, ge=1, description="fresh processes of every candidate")
+    generations: int | None = Field(None, ge=1, description="fresh processes of everyone, at most")
     looks: list[int] | None = Field(None, min_length=1, description="rounds after which to judge")
     half_width: float | None = Field(None, gt=0, lt=1, description="stop at this precision")
     visit_seconds: float | None = Field(None, gt=0)
@@ -44,6 +42,7 @@ class MeasureFields(BaseModel):
     timeout: float | None = Field(None, gt=0, description="seconds without an answer: it hangs")
     max_time: float | None = Field(None, gt=0, description="seconds of one measuring session")
     seed: int | None = Field(None, ge=0)
+    eliminate: bool | None = Field(None, description="measure who is beaten in all no further")
 
     def changes(self, where: str) -> dict[str, Any]:
         """Return the fields written, ready for `MeasureSpec`."""

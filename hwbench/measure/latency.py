@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from hwbench import stats
 from hwbench.errors import StageError
-from hwbench.measure import generation
+from hwbench.measure import generation, precision
 from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW, Generation
 from hwbench.records import Failure, MeasureSpec, Process
@@ -110,7 +109,13 @@ class Latencies:
                 found.save(file)
             broken |= set(found.failures)
             made.append(found)
-            beaten |= beaten_by(made, self.others, self.keep)
+            if self.spec.eliminate:
+                beaten |= beaten_by(made, self.others, self.keep)
+            # After whole turns of all groups alone: everyone has as many generations.
+            if (number + 1) % len(groups) == 0 and precision.settled(
+                [p for g in made for p in g.processes], broken | set(beaten), self.spec.half_width
+            ):
+                break
         if beaten:
             notes.append(
                 f"{len(beaten)} artifacts were measured less often: worse than another in all that "
@@ -209,23 +214,11 @@ def _gathered(made: Sequence[Generation], spec: MeasureSpec, notes: list[str]) -
     )
 
 
-def _effect(processes: Sequence[Process], names: set[str]) -> float | None:
-    """Return the smallest effect that is detectable with the noisiest of some artifacts."""
-    reference = [p for p in processes if p.role == REFERENCE]
-    groups = [[p for p in processes if p.artifact == n and p.role == "candidate"] for n in names]
-    spread = stats.pooled_spread(groups, reference)
-    found = []
-    for group in groups:
-        try:
-            found.append(stats.detectable(stats.ratio(group, reference, _DECIDE, spread)))
-        except StageError:  # not one round that both came through clean
-            continue
-    known = [effect for effect in found if math.isfinite(effect)]
-    return max(known, default=None)
-
-
 def _remarks(made: Sequence[Generation], processes: Sequence[Process]) -> list[str]:
     notes = []
+    said = precision.words(processes)
+    if said:
+        notes.append(said)
     dropped = sum(p.dropped for p in processes)
     if dropped:
         total = dropped + sum(len(p.visits) for p in processes)
@@ -234,7 +227,7 @@ def _remarks(made: Sequence[Generation], processes: Sequence[Process]) -> list[s
     futile = {n for g in made for n, v in g.verdicts.items() if v == stats.Look.FUTILE}
     if futile:
         said = f"noise-limited, more rounds did not help: {len(futile)} artifacts"
-        effect = _effect(processes, futile)
+        effect = precision.worst_effect(processes, futile)
         if effect is not None:
             said += f"; with them effects below {effect:.1%} are not seen"
         notes.append(said)

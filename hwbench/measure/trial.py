@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import registry, stats
-from hwbench.measure import generation
+from hwbench.measure import generation, precision
 from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
 from hwbench.measure.shipment import module_of, settings_of
@@ -92,6 +92,8 @@ def run(
         failures |= made.failures
         for process in made.processes:
             found[process.artifact].append(process)
+        if precision.settled(_roles(found), set(failures), spec.half_width):
+            break
     return Trial(
         tuple(found[REFERENCE]),
         tuple(found[SHADOW]),
@@ -99,6 +101,10 @@ def run(
         failures,
         time.monotonic() - since,
     )
+
+
+def _roles(found: Mapping[str, Sequence[Process]]) -> list[Process]:
+    return [process for processes in found.values() for process in processes]
 
 
 def job(device: Device, spins: int = SPINS) -> Job:

@@ -6,6 +6,7 @@ from hwbench.pareto.decide import decide
 from hwbench.pareto.front import Front, baseline, compare, dominates, front, usable
 from hwbench.pareto.goals import meets
 from hwbench.pareto.rivals import rivals
+from hwbench.pareto.screen import hopeless
 
 __all__ = [
     "Front",
@@ -14,6 +15,7 @@ __all__ = [
     "decide",
     "dominates",
     "front",
+    "hopeless",
     "meets",
     "rivals",
     "usable",

@@ -1,9 +1,11 @@
 """The corridor: the only place that knows the order of the rooms, and what runs in parallel."""
 
+from hwbench.pipeline.absent import first_line, is_absent
 from hwbench.pipeline.bench import Outcome, bench
 from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
+from hwbench.pipeline.foretell import Foretold, foretell
 from hwbench.pipeline.parcel import Packed, pack, unpack
 from hwbench.pipeline.revisit import export, pick, render
 
@@ -12,6 +14,7 @@ __all__ = [
     "PHASES",
     "Comparison",
     "Forecast",
+    "Foretold",
     "Outcome",
     "Packed",
     "Place",
@@ -19,7 +22,10 @@ __all__ = [
     "bench",
     "compare",
     "export",
+    "first_line",
     "forecast",
+    "foretell",
+    "is_absent",
     "pack",
     "pick",
     "render",

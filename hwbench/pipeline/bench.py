@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from hwbench import measure, pareto, report, search, store
-from hwbench.pipeline import bundle
+from hwbench.pipeline import absent, bundle
+from hwbench.pipeline import search as searching
 from hwbench.pipeline.confirm import confirm
 from hwbench.pipeline.context import (
     Context,
@@ -27,6 +28,7 @@ from hwbench.pipeline.crew import Crew
 from hwbench.pipeline.jobs import Job, Prepare, Prepared
 from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
 from hwbench.pipeline.prepare import prepare, weights
+from hwbench.pipeline.repeat import repeat
 from hwbench.records import (
     Candidate,
     Conditions,
@@ -56,11 +58,14 @@ class Outcome:
 def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Outcome:
     """Run a recipe on a target, from weights to decision; return what it left behind.
 
-    Raises `UserError` for a mistake of the user's, `TargetError` when the device is unusable.
+    A board that is described but not configured (`absent.is_absent`) is not measured: the run
+    says all that is true without it and ends in a predicted decision. Raises `UserError` for a
+    mistake of the user's, `TargetError` when the device is unusable.
     A candidate that fails is a result with its reason, and the run goes on.
     """
     candidates = search.plan(recipe, target)
-    conditions = measure.probe(target)
+    away = absent.is_absent(target)
+    conditions = absent.NOWHERE if away else measure.probe(target)
     config = {
         "recipe": to_json(recipe),
         "target": to_json(target),
@@ -77,7 +82,10 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
             fresh = place.fresh and not run.resumed
             context = Context(recipe, target, spec, cache, run, crew, show, fresh)
             check_metric(context)
-            study, ready, trusted = _study(context, candidates, conditions)
+            if away:
+                (study, ready), trusted = absent.study(context, candidates, {}), True
+            else:
+                study, ready, trusted = _study(context, candidates, conditions)
         show("report", 0.0, study.decision.reason)
         written = bundle.write(study, ready, run.folder / "model")
         store.write_study(study, run.folder)
@@ -93,15 +101,19 @@ def _study(
 ) -> tuple[Study, Sequence[Prepared], bool]:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     seconds: dict[str, float] = {}
-    ready = _timed(seconds, "prepare", lambda: prepare(context, candidates))
+    found = _timed(seconds, "search", lambda: searching.find(context, candidates, conditions))
+    context.run.keep(found.failures)
+    ready = _timed(seconds, "prepare", lambda: prepare(context, found.candidates))
     context.run.keep(failed(p) for p in ready if p.failure is not None)
     sitting = _timed(seconds, "measure", lambda: sit(context, ready, conditions))
     results = _timed(seconds, "score", lambda: judge(context, ready, sitting))
+    results = [*results, *found.failures]
     context.run.keep(results)
     first = pareto.decide(results, context.recipe, context.target)
     decision, remarks = _timed(
         seconds, "confirm", lambda: confirm(context, first, results, ready, conditions)
     )
+    decision = _timed(seconds, "repeat", lambda: repeat(context, decision, results, ready, sitting))
     decision = dataclasses.replace(decision, test=read_test(context, decision, ready))
     left_out = search.left_out(context.recipe, context.target)
     notes = [f"the target does not run the backend {name}" for name in left_out]
@@ -114,7 +126,8 @@ def _study(
         versions=versions(),
         started=started,
         seconds=seconds,
-        notes=(*notes, *sitting.notes, *remarks),
+        notes=(*notes, *found.notes, *sitting.notes, *remarks),
+        tried=found.tried,
     )
     return study, ready, sitting.valid
 
@@ -138,6 +151,9 @@ def _progress(candidates: Sequence[Candidate], show: Show) -> Callable[[Job, flo
         spec = job.candidates[0].compression
         # Every hand is listened to by a thread of its own.
         with lock:
+            if spec.key not in weigh:
+                show("search", share, spec.label)
+                return
             shares[spec.key] = share
             done = sum(weigh[key] * part for key, part in shares.items())
             show("prepare", min(done, 1.0), spec.label)

@@ -28,18 +28,21 @@ def prepare(context: Context, candidates: Sequence[Candidate]) -> list[Prepared]
     Raises `UserError` when the dense model cannot be prepared on any backend, or nothing can be
     pruned: then there is nothing to compare.
     """
+    dense = made(context, [c for c in candidates if c.compression.is_dense])
+    _insist(dense, "the dense model cannot be prepared")
+    pruned = made(context, [c for c in candidates if not c.compression.is_dense])
+    if pruned:
+        _insist(pruned, "no pruned candidate could be prepared")
+    order = {candidate.key: index for index, candidate in enumerate(candidates)}
+    return sorted([*dense, *pruned], key=lambda p: order[p.candidate.key])
+
+
+def made(context: Context, candidates: Sequence[Candidate]) -> list[Prepared]:
+    """Return candidates prepared or failed, in no order; those that share weights go together."""
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.compression.key, []).append(candidate)
-    dense = [g for g in groups.values() if g[0].compression.is_dense]
-    pruned = [g for g in groups.values() if not g[0].compression.is_dense]
-    # Everything is pruned from the dense models, so they come first.
-    prepared = _all(context, dense)
-    _insist(prepared, "the dense model cannot be prepared")
-    prepared += _all(context, pruned)
-    _insist(prepared[sum(map(len, dense)) :], "no pruned candidate could be prepared")
-    order = {candidate.key: index for index, candidate in enumerate(candidates)}
-    return sorted(prepared, key=lambda p: order[p.candidate.key])
+    return _all(context, list(groups.values()))
 
 
 def weights(candidates: Sequence[Candidate]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from hwbench.records.asked import (
     Strategy,
     TargetProfile,
 )
-from hwbench.records.decided import Decision, Standing, Study
+from hwbench.records.decided import Decision, Repeated, Standing, Study
 from hwbench.records.made import (
     CompiledModel,
     CompressedModel,
@@ -44,12 +44,17 @@ from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
 from hwbench.records.nights import (
     ALARMS,
     Change,
+    Floor,
     MethodTonight,
     Night,
+    NightlyPlan,
     Pair,
     Pin,
     Reading,
+    ShadowRate,
     Status,
+    Trend,
+    TrendPoint,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Point, Tried
@@ -83,6 +88,7 @@ __all__ = [
     "EnergyReading",
     "ExportSpec",
     "Failure",
+    "Floor",
     "Goal",
     "Healing",
     "Layer",
@@ -95,6 +101,7 @@ __all__ = [
     "MethodTonight",
     "Metric",
     "Night",
+    "NightlyPlan",
     "OnnxModel",
     "Pair",
     "Pin",
@@ -105,10 +112,12 @@ __all__ = [
     "Process",
     "Reading",
     "Recipe",
+    "Repeated",
     "Result",
     "Schedule",
     "SearchSpec",
     "Sensitivity",
+    "ShadowRate",
     "Sitting",
     "Source",
     "Standing",
@@ -118,6 +127,8 @@ __all__ = [
     "TargetProfile",
     "Ticket",
     "TrainSpec",
+    "Trend",
+    "TrendPoint",
     "Tried",
     "Value",
     "Visit",

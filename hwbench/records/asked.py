@@ -39,16 +39,18 @@ class MeasureSpec:
     """How a measuring session is run; see docs/measuring.md for what each figure does.
 
     ``looks`` are the rounds after which a generation may stop, on width only: when the 95 %
-    half-width of every ratio is at most ``half_width``.
+    half-width of every ratio is at most ``half_width``. The sitting stops after 5 of its
+    ``generations`` or more when every 99 % half-width is. ``eliminate``: who is worse than
+    another in all that is known is measured no further.
     """
 
     policy: str = "quick"
-    generations: int = 3
-    looks: tuple[int, ...] = (12, 25)
+    generations: int = 5
+    looks: tuple[int, ...] = (12,)
     half_width: float = 0.02
     visit_seconds: float = 0.02
     min_calls: int = 5
-    max_calls: int = 50
+    max_calls: int = 100
     warmup_calls: int = 10
     warmup_seconds: float = 3.0
     memory_runs: int = 20
@@ -56,6 +58,7 @@ class MeasureSpec:
     timeout: float = 60.0
     max_time: float = 600.0
     seed: int = 0
+    eliminate: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +91,14 @@ class SearchSpec:
 
     ``strategy``: ``train_all`` trains every candidate that is tried; ``latency_first`` measures
     each untrained and trains only what can still win. ``trials`` and ``minutes`` bound how many
-    are tried (None: no bound).
+    are tried (None: no bound). ``repeats`` fine-tuning seeds are trained where accuracies decide.
     """
 
     strategy: Strategy = "train_all"
     sampler: PluginSpec = field(default_factory=lambda: PluginSpec("grid"))
     trials: int | None = None
     minutes: float | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True)

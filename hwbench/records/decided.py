@@ -8,7 +8,8 @@ from typing import Literal
 
 from hwbench.records.asked import Recipe, TargetProfile
 from hwbench.records.measured import Beside, Conditions, Result
-from hwbench.records.metrics import Value
+from hwbench.records.metrics import Source, Value
+from hwbench.records.searched import Tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,25 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """How sure the accuracy of one candidate is, beside another's on the same images.
+
+    ``scores`` are those of its fine-tuning seeds on the validation split (the shipped one
+    first); ``difference`` is what it is more often right than ``other``, as a share of all
+    ``images``, ``low`` and ``high`` bound 95 % (paired bootstrap), ``p`` is McNemar's.
+    """
+
+    candidate: str
+    scores: tuple[float, ...]
+    other: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Which model to ship on this device, and why.
 
@@ -34,6 +54,8 @@ class Decision:
     goals. ``test`` holds the test split's score of the chosen and of the dense model, read once.
     ``confirmed`` is how the chosen model did head to head with its rivals, in fresh processes;
     ``proxies`` says in sentences what would change if the numbers that are proxies were off.
+    ``basis`` is the source of the numbers that it was chosen by: what is not measured says so.
+    ``accuracy`` is how sure the accuracies that decided are.
     """
 
     target: str
@@ -46,6 +68,8 @@ class Decision:
     test: Mapping[str, Value] = field(default_factory=dict)
     confirmed: tuple[Beside, ...] = ()
     proxies: tuple[str, ...] = ()
+    basis: Source = Source.MEASURED
+    accuracy: tuple[Repeated, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +77,8 @@ class Study:
     """A whole run of one recipe on one target: what the report shows.
 
     ``versions`` is the host's software; ``started`` ISO 8601 in UTC; ``seconds`` the wall time
-    of each phase by name, of this run.
+    of each phase by name, of this run. ``tried`` is the history of the search, where there was
+    one: what it tried, in its order, with the reason of what it dropped.
     """
 
     recipe: Recipe
@@ -65,3 +90,4 @@ class Study:
     started: str
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    tried: tuple[Tried, ...] = ()

@@ -18,8 +18,8 @@ class Point:
 class Tried:
     """One candidate that a search tried, in the order of trying.
 
-    ``seconds`` since the search began; ``costs`` relative to the reference (1: as good, less is
-    better), one an objective, None when it failed; ``evidence`` says how much was known then:
+    ``seconds`` since the search began; ``costs`` by objective, relative to the reference (1: as
+    good, less is better), None when it failed; ``evidence`` says how much was known then:
     ``untrained`` (batch norms estimated again, no fine-tuning) or ``trained``. ``dropped`` is
     the reason why it was not trained, empty if it was.
     """
@@ -27,6 +27,6 @@ class Tried:
     candidate: str
     label: str
     seconds: float
-    costs: tuple[float, ...] | None
+    costs: Mapping[str, float] | None
     evidence: str
     dropped: str = ""

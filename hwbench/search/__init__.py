@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hwbench.search.plan import left_out, plan, shared_backends
-from hwbench.search.space import costs_of, points
+from hwbench.search.space import points
 
-__all__ = ["costs_of", "left_out", "plan", "points", "shared_backends"]
+__all__ = ["left_out", "plan", "points", "shared_backends"]

@@ -31,13 +31,16 @@ from hwbench.stats.estimate import (
     ratio,
     within,
 )
+from hwbench.stats.paired import Difference, difference
 from hwbench.stats.tails import calls_needed, percentile
 from hwbench.stats.theory import hodges_lehmann, t_quantile
 from hwbench.stats.visits import visit_value
-from hwbench.stats.volume import hypervolume, nondominated
+from hwbench.stats.volume import WORST, costs_of, hypervolume, nondominated, ruled
 
 __all__ = [
     "PROCESS_SPREAD",
+    "WORST",
+    "Difference",
     "Interval",
     "Look",
     "Spread",
@@ -46,7 +49,9 @@ __all__ = [
     "beyond",
     "by_generation",
     "calls_needed",
+    "costs_of",
     "detectable",
+    "difference",
     "eliminated",
     "front_probability",
     "hodges_lehmann",
@@ -59,6 +64,7 @@ __all__ = [
     "percentile",
     "pooled_spread",
     "ratio",
+    "ruled",
     "struck",
     "t_quantile",
     "verdict",

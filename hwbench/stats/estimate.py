@@ -31,6 +31,8 @@ Identical code in two processes differs by about 1 % for good (measured for this
 shared x86 machine); a single generation cannot show it, so its intervals are widened by it.
 """
 
+_MAD_TO_SD = 1.4826
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -140,9 +142,10 @@ def ratio(
 
     ln(v_c / v_R) of the same generation and round, so that common drift cancels; Hodges-Lehmann
     within a generation; mean and t-interval across generations (Kalibera & Jones, ISMM 2013).
-    Generations are weighted by 1/(m + e²), e being what the rounds of one scatter by and m the
-    median of all e²: a quiet one counts up to twice as much as a usual one, a disturbed one next
-    to nothing. The variance is then the weighted one (Hartung & Knapp, Stat. Med. 20, 2001).
+    Generations are weighted by 1/(v + e²), e being what the rounds of one scatter by and v what
+    the usual one is off by (the larger of m, the median of all e², and how far they lie apart): a
+    quiet one counts up to twice as much as a usual one, a disturbed one next to nothing. The
+    variance is then the weighted one (Hartung & Knapp, Stat. Med. 20, 2001).
 
     With 2 or 3 generations the t quantile is 12.7 or 4.3. ``spread`` (`pooled_spread` of the
     sitting) mends that: the candidate's own variance is shrunk towards the sitting's and gains
@@ -283,7 +286,12 @@ def _weighted(groups: Sequence[Sequence[float]]) -> _Weighted:
     errors = [rounds_error(logs) for logs in groups]
     known = [e * e for e in errors if e is not None]
     usual = statistics.median(known) if known else 0.0
-    raw = [1.0 if e is None or usual == 0.0 else 2.0 * usual / (usual + e * e) for e in errors]
+    # What generations differ by anyway, whatever their rounds: the median of distances, for the
+    # disturbed ones must not make themselves count for more.
+    middle = statistics.median(each)
+    apart = _MAD_TO_SD * statistics.median([abs(m - middle) for m in each])
+    typical = max(usual, apart * apart)
+    raw = [1.0 if e is None or not typical else typical / (typical + e * e) for e in errors]
     weights = [w * len(raw) / sum(raw) for w in raw]
     mean = sum(w * m for w, m in zip(weights, each, strict=True)) / len(each)
     squares = sum(w * (m - mean) ** 2 for w, m in zip(weights, each, strict=True))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from hwbench.records import METRICS, Result
 
 Costs = tuple[float, ...]
+WORST = 2.0
+"""Relative costs from here on count nothing: twice the reference's time, memory, errors."""
 
 
 def hypervolume(points: Sequence[Costs], reference: Costs) -> float:
@@ -36,3 +40,39 @@ def _volume(front: Sequence[Costs], reference: Costs) -> float:
         box = math.prod(r - x for x, r in zip(point, reference, strict=True))
         total += box - _volume(nondominated(worse), reference)
     return total
+
+
+def costs_of(
+    result: Result, reference: Result, objectives: Sequence[str]
+) -> dict[str, float] | None:
+    """Return a result's costs by objective, relative to the reference: 1 is as good, less better.
+
+    A metric where lower is better is divided by the reference's; a share of right answers turns
+    into the ratio of errors; any other score into 1 plus the loss as a share of the reference's.
+    None when a number is missing: such a candidate was tried in vain. An objective that the
+    reference lacks itself is left out for all.
+    """
+    costs = {}
+    for metric in objectives:
+        base = reference.number(metric)
+        if base is None:
+            continue
+        own = result.number(metric)
+        if own is None or result.failure is not None:
+            return None
+        if METRICS[metric].better == "lower":
+            costs[metric] = own / base if base else 1.0 + own
+        elif METRICS[metric].unit == "fraction":
+            # Three right answers of a million may be missing: nothing is divided by zero.
+            costs[metric] = (1 - own + 1e-3) / (1 - base + 1e-3)
+        else:
+            costs[metric] = 1 + (base - own) / (abs(base) or 1.0)
+    return costs
+
+
+def ruled(costs: Sequence[Mapping[str, float]]) -> float:
+    """Return the hypervolume of relative costs below twice the reference's, 0 where none is."""
+    if not costs:
+        return 0.0
+    names = list(costs[0])
+    return hypervolume([tuple(c[name] for name in names) for c in costs], (WORST,) * len(names))

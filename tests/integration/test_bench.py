@@ -206,3 +206,18 @@ def measured(house: House) -> dict[str, int]:
 def finished(house: House, room: str) -> dict[str, int]:
     found = (house.folder / ".hwbench/cache").glob(f"*/{room}/*/record.json")
     return {str(path): path.stat().st_mtime_ns for path in found}
+
+
+def test_latency_first_trains_only_what_can_win_and_says_why(house: House) -> None:
+    """The house's cache has the dense model; two candidates are tried untrained."""
+    house.run("bench", "--recipe", "smoke", "--set", "search.strategy=latency_first")
+    latest = house.folder / "reports/latest"
+    tried = json.loads((latest / "study.json").read_text())["study"]["tried"]
+    journal = [json.loads(line) for line in (latest / "search.jsonl").read_text().splitlines()]
+    assert journal == tried
+    assert len(tried) == 2
+    kept = {from_json(Candidate, r["candidate"]).key for r in house.results()}
+    for entry in tried:
+        assert entry["costs"]["latency_p50"] > 0
+        assert entry["evidence"] == "untrained"
+        assert (entry["candidate"] in kept) != bool(entry["dropped"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from hwbench.config.measure import POLICIES
 from hwbench.measure import selftest
 from hwbench.measure.selftest import Row
 from hwbench.measure.trial import Trial
@@ -94,3 +95,20 @@ def test_only_a_wrong_answer_fails() -> None:
     right, known = Row("q", 1, "", "", True), Row("q", 1, "", "", None)
     assert not selftest.failed([right, known])
     assert selftest.failed([right, dataclasses.replace(known, ok=False)])
+
+
+def test_many_candidates_are_to_be_known_to_one_percent_in_the_time() -> None:
+    names = [f"one {n}" for n in range(4)]
+    found = trial([1.0, 1.2, 1.4, 1.6], names)
+    row = selftest.judge_many(found)
+    assert row.ok, row
+    assert "4 candidates known to ±" in row.found
+    assert selftest.judge_many(dataclasses.replace(found, seconds=361.0)).ok is False
+    r, s, one = noise.sitting(np.random.default_rng(1), [1e-3] * 3)
+    wide = Trial(tuple(r), tuple(s), {"one 0": tuple(one)}, {}, 2.0)
+    assert selftest.judge_many(wide).ok is False
+
+
+def test_the_policy_it_tries_is_the_one_that_users_get() -> None:
+    standard = dataclasses.replace(POLICIES["standard"], max_time=selftest.STANDARD.max_time)
+    assert standard == selftest.STANDARD

@@ -1,0 +1,131 @@
+"""Predicted time of a model on a core, from its operators by class."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from hwbench.errors import StageError
+from hwbench.predict import classes
+from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
+
+CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
+TRANSFER = (0.90, 1.45)
+"""What another runtime than the published one (ncnn) may make of it: no number to check against."""
+_CALL, _STEP = 50e-6, 5e-6
+"""Assumed: what a call and each of its steps may cost besides. Networks of the fit are too large
+to tell; it widens the band of small ones."""
+_HALF_PRECISION = 2.0
+"""fp32 takes as long as the fp16 that a table was published in, or up to twice as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds on one thread in fp32, the band around them, and each layer's share in seconds.
+
+    ``notes`` says what the figures rest on and where they are weak.
+    """
+
+    core: str
+    seconds: float
+    low: float
+    high: float
+    layers: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def core_of(target: TargetProfile) -> str | None:
+    """Return the core of a target if predictions are known for it: the one code is compiled for."""
+    named = (str(spec.options.get("mcpu", "")) for spec in target.backends)
+    return next((name for name in named if name in CORES), None)
+
+
+def predict(model: OnnxModel, core: str) -> Prediction:
+    """Return the predicted time of an ONNX file at batch 1, fp32, one thread.
+
+    Raises `StageError` for a core without published figures, or a file whose shapes stay open.
+    """
+    figures = _figures(core)
+    layers = {
+        name: sum(figures["seconds_per"][kind] * amount for kind, amount in counts.items())
+        for name, counts in classes.by_layer(model).items()
+    }
+    seconds = sum(layers.values())
+    half = figures["arithmetic"] == "fp16"
+    # The middle of "as long" and "twice as long", and the band that reaches both.
+    middle = math.sqrt(_HALF_PRECISION) if half else 1.0
+    down = _together(figures["low"], TRANSFER[0], 1 / middle)
+    up = _together(figures["high"], TRANSFER[1], middle)
+    notes = [f"operator classes fitted to ncnn on {figures['board']}, one thread, fp32"]
+    if half:
+        notes.append("its published times are fp16's: fp32 lies between those and twice those")
+    if seconds < figures["fastest_s"]:
+        notes.append("smaller than any network of the fit: what a call costs may outweigh it")
+    return Prediction(
+        core=core,
+        seconds=seconds * middle,
+        low=seconds * middle * down,
+        high=seconds * middle * up + _CALL + _STEP * len(layers),
+        layers={name: part * middle for name, part in layers.items()},
+        notes=tuple(notes),
+    )
+
+
+def value(model: OnnxModel, candidate: Candidate, core: str) -> Value:
+    """Return the predicted latency of a candidate with its band, or why there is none."""
+    refused = _refused(candidate)
+    if refused:
+        return missing("latency_p50", Source.PREDICTED, refused)
+    try:
+        found = predict(model, core)
+    except StageError as error:
+        return missing("latency_p50", Source.PREDICTED, error.what)
+    return Value(
+        "latency_p50",
+        found.seconds,
+        Source.PREDICTED,
+        low=found.low,
+        high=found.high,
+        note="; ".join(found.notes),
+    )
+
+
+def _refused(candidate: Candidate) -> str:
+    """Return why nothing can be said of a candidate, or nothing."""
+    if candidate.export.precision != "fp32":
+        return f"{candidate.export.precision} is not predicted: its gain would be overstated"
+    if candidate.threads != 1:
+        return f"{candidate.threads} threads are not predicted: they would be 20 to 30 % off"
+    if candidate.batch != 1:
+        return "only batch 1 is predicted"
+    if candidate.backend.kind == "tvm_sparse":
+        return "the sparse kernels have no prices for this core yet"
+    return ""
+
+
+@functools.cache
+def _coefficients() -> Mapping[str, Any]:
+    text = resources.files("hwbench.predict").joinpath("coefficients.json").read_text()
+    found: Mapping[str, Any] = json.loads(text)
+    return found
+
+
+def _figures(core: str) -> Mapping[str, Any]:
+    cores: Mapping[str, Any] = _coefficients()["cores"]
+    if core not in cores:
+        raise StageError(
+            "predict", f"no published times for {core or 'this core'}", expected=", ".join(cores)
+        )
+    figures: Mapping[str, Any] = cores[core]
+    return figures
+
+
+def _together(*factors: float) -> float:
+    """Return one factor for several uncertainties that are independent of one another."""
+    spread = math.sqrt(sum(math.log(f) ** 2 for f in factors))
+    return math.exp(spread if factors[0] > 1 else -spread)
