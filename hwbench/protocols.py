@@ -165,6 +165,14 @@ class Backend(Protocol):
         """
 
 
+@runtime_checkable
+class Planning(Protocol):
+    """A backend whose compiler plans the memory of activations."""
+
+    def planned_memory(self, model: OnnxModel) -> int | None:
+        """Return the bytes that it planned when it compiled `model`; None if it did not."""
+
+
 class EnergyMeter(Protocol):
     """Joules between `start` and `stop`. Cannot read: raises `StageError`, never 0."""
 

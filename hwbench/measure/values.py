@@ -45,6 +45,7 @@ def values(
         _once(measurement, "first_inference", lambda process: process.first),
         *_memory(measurement),
         _energy(measurement),
+        _planned(compiled),
         Value("artifact_bytes", float(compiled.artifact_bytes), Source.STATIC),
     ]
     return {value.metric: value for value in found}
@@ -177,6 +178,15 @@ def _memory(measurement: Measurement) -> tuple[Value, Value]:
         return Value("peak_memory", _RESOLUTION, source, 0.0, _RESOLUTION, note=note), gross
     low, high = share - _RESOLUTION, share + _RESOLUTION
     return Value("peak_memory", float(share), source, low, high, note=note), gross
+
+
+def _planned(compiled: CompiledModel) -> Value:
+    kind = compiled.candidate.backend.kind
+    if compiled.planned_memory is None:
+        reason = f"{kind} plans no memory when it compiles"
+        return missing("planned_memory", Source.STATIC, reason)
+    note = f"activations as {kind}'s compiler lays them out"
+    return Value("planned_memory", float(compiled.planned_memory), Source.STATIC, note=note)
 
 
 def _energy(measurement: Measurement) -> Value:

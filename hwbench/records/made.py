@@ -103,7 +103,8 @@ class CompiledModel:
     """An artifact: a folder of files that one backend loads on one kind of device.
 
     ``entry`` names the file to load, relative to ``folder``; ``digest`` covers every file;
-    ``versions`` says what compiled it.
+    ``versions`` says what compiled it. ``planned_memory`` is the arena of activations in bytes
+    where the compiler plans one.
     """
 
     candidate: Candidate
@@ -117,3 +118,4 @@ class CompiledModel:
     layers: tuple[LayerNote, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    planned_memory: int | None = None

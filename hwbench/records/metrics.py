@@ -47,6 +47,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "Peak memory",
                 "peak resident memory less that of the same runtime with an empty model",
             ),
+            Metric(
+                "planned_memory",
+                "B",
+                "lower",
+                "Planned arena",
+                "activations as the compiler lays them out, without weights and the runtime",
+            ),
             Metric("process_memory", "B", "lower", "Process memory", "peak resident memory, gross"),
             Metric("energy", "J", "lower", "Energy", "joules per inference"),
             Metric(
