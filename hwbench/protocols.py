@@ -130,6 +130,24 @@ class Session(Protocol):
         """Return copies of the outputs of the last `invoke`."""
 
 
+@runtime_checkable
+class Accelerated(Protocol):
+    """A session whose work runs on a device with a clock and a memory of its own."""
+
+    layers: tuple[str, ...]
+    """What was made of each layer that could be run in several ways."""
+
+    @property
+    def clock(self) -> str:
+        """What `time_call` reads; empty: the worker's stopwatch is right for it."""
+
+    def time_call(self) -> int:
+        """Run one inference to its end; return its nanoseconds by the device's own clock."""
+
+    def device_memory(self) -> dict[str, int]:
+        """Return the peaks of the device's memory in bytes (empty: it has none of its own)."""
+
+
 class Backend(Protocol):
     """A runtime: compiles on the host, loads and runs on the device."""
 

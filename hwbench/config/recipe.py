@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     SamplerField = BaseModel
 else:
     WorkloadField = plugins.one_of("workloads")
-    BackendsField = plugins.table_of("backends")
+    BackendsField = plugins.table_of("backends", several=True)
     SamplerField = plugins.one_of("samplers")
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -113,6 +113,9 @@ class SearchTable(_Table):
     sampler: SamplerField | None = Field(
         None, description="which candidate to try next: a plug-in by kind; grid if absent"
     )
+    repeats: int = Field(
+        3, ge=1, description="fine-tuning seeds of the chosen model and its closest rival"
+    )
     budget: BudgetTable = Field(default_factory=BudgetTable)
     seeds: list[int] = Field([0], min_length=1, description="each repeats the whole study")
     precisions: list[Literal["fp32"]] = Field(
@@ -187,6 +190,7 @@ def _search(table: SearchTable, path: Path) -> SearchSpec:
         sampler=PluginSpec("grid") if sampler is None else plugins.spec_of(sampler, path.parent),
         trials=table.budget.trials,
         minutes=table.budget.minutes,
+        repeats=table.repeats,
     )
 
 

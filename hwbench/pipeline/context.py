@@ -19,7 +19,7 @@ from hwbench.store import Cache, Run
 Show = Callable[[str, float, str], None]
 """Called with a phase, how much of it is done (0..1), and what is going on."""
 
-PHASES = ("search", "prepare", "measure", "score", "confirm", "report")
+PHASES = ("search", "prepare", "measure", "score", "confirm", "repeat", "report")
 _LIBRARIES = (
     "torch",
     "torch-pruning",

@@ -20,6 +20,7 @@ from hwbench.records import (
     METRICS,
     Candidate,
     CompressedModel,
+    CompressionSpec,
     Conditions,
     MeasureSpec,
     Result,
@@ -237,7 +238,10 @@ def _with(candidate: Candidate, **changes: Any) -> Candidate:
 
 def untrained(candidate: Candidate) -> Candidate:
     """Return the candidate with its sparsity imposed at once, and nothing healed afterwards."""
-    return _with(candidate, schedule="oneshot", steps=1, recovery=None)
+    own = candidate.compression
+    bare = CompressionSpec(own.workload, own.train)
+    names = ("schedule", "steps", "begin", "end", "rewind", "ticket", "recovery")
+    return _with(candidate, healing="bn", **{name: getattr(bare, name) for name in names})
 
 
 def _spared(context: Context, batch: Sequence[Candidate]) -> Mapping[str, tuple[str, str]]:

@@ -17,7 +17,7 @@ from hwbench.records.asked import (
     Strategy,
     TargetProfile,
 )
-from hwbench.records.decided import Decision, Standing, Study
+from hwbench.records.decided import Decision, Repeated, Standing, Study
 from hwbench.records.made import (
     CompiledModel,
     CompressedModel,
@@ -105,6 +105,7 @@ __all__ = [
     "Process",
     "Reading",
     "Recipe",
+    "Repeated",
     "Result",
     "Schedule",
     "SearchSpec",

@@ -91,13 +91,14 @@ class SearchSpec:
 
     ``strategy``: ``train_all`` trains every candidate that is tried; ``latency_first`` measures
     each untrained and trains only what can still win. ``trials`` and ``minutes`` bound how many
-    are tried (None: no bound).
+    are tried (None: no bound). ``repeats`` fine-tuning seeds are trained where accuracies decide.
     """
 
     strategy: Strategy = "train_all"
     sampler: PluginSpec = field(default_factory=lambda: PluginSpec("grid"))
     trials: int | None = None
     minutes: float | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True)

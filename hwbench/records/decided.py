@@ -8,7 +8,7 @@ from typing import Literal
 
 from hwbench.records.asked import Recipe, TargetProfile
 from hwbench.records.measured import Beside, Conditions, Result
-from hwbench.records.metrics import Value
+from hwbench.records.metrics import Source, Value
 from hwbench.records.searched import Tried
 
 
@@ -28,6 +28,25 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """How sure the accuracy of one candidate is, beside another's on the same images.
+
+    ``scores`` are those of its fine-tuning seeds on the validation split (the shipped one
+    first); ``difference`` is what it is more often right than ``other``, as a share of all
+    ``images``, ``low`` and ``high`` bound 95 % (paired bootstrap), ``p`` is McNemar's.
+    """
+
+    candidate: str
+    scores: tuple[float, ...]
+    other: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Which model to ship on this device, and why.
 
@@ -35,6 +54,8 @@ class Decision:
     goals. ``test`` holds the test split's score of the chosen and of the dense model, read once.
     ``confirmed`` is how the chosen model did head to head with its rivals, in fresh processes;
     ``proxies`` says in sentences what would change if the numbers that are proxies were off.
+    ``basis`` is the source of the numbers that it was chosen by: what is not measured says so.
+    ``accuracy`` is how sure the accuracies that decided are.
     """
 
     target: str
@@ -47,6 +68,8 @@ class Decision:
     test: Mapping[str, Value] = field(default_factory=dict)
     confirmed: tuple[Beside, ...] = ()
     proxies: tuple[str, ...] = ()
+    basis: Source = Source.MEASURED
+    accuracy: tuple[Repeated, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

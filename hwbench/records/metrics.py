@@ -88,6 +88,8 @@ class Value:
     meter, phase or convention produced it. ``tier`` is the meter's (meter, counter, model,
     proxy; energy only): tiers are never compared. ``generations`` holds one figure a generation
     of fresh processes, where there are such: what else it might have been is drawn from them.
+    ``sampling`` is half of the 95 % interval that the number of samples leaves to a score: shown,
+    and no part of dominance, because all candidates answer the same samples.
     """
 
     metric: str
@@ -99,6 +101,7 @@ class Value:
     note: str = ""
     tier: str = ""
     generations: tuple[float, ...] = ()
+    sampling: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a missing number without a reason, and a metric nobody knows."""

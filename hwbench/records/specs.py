@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from hwbench.records.plain import digest
 
+_TELLING = {"provider": "cpu", "precision": "fp32", "mode": "eager", "l2": "warm"}
+"""Options by which one backend is several candidates, with what needs no saying."""
+
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
@@ -15,6 +18,12 @@ class PluginSpec:
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """A short name for people: ``torch bf16 graph``."""
+        told = (str(self.options[k]) for k, d in _TELLING.items() if self.options.get(k, d) != d)
+        return " ".join((self.kind, *told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class CompressionSpec:
     ``random`` ticket keeps the shape and draws new weights); its recovery is that training.
     ``healing`` says what follows pruning: batch-norm statistics alone (``bn``), fine-tuning, or
     fine-tuning in which the dense model's answers at ``temperature`` make the share ``teacher``
-    of the loss (``distill``).
+    of the loss (``distill``). ``repeat`` counts fine-tunings of one pruning with other seeds.
     """
 
     workload: WorkloadSpec
@@ -90,6 +99,12 @@ class CompressionSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     recovery: TrainSpec | None = None
     seed: int = 0
+    repeat: int = 0
+
+    @property
+    def healing_seed(self) -> int:
+        """The seed of the training after pruning: another one in each repeat."""
+        return self.seed + 104_729 * self.repeat
 
     @property
     def key(self) -> str:
@@ -142,6 +157,7 @@ class CompressionSpec:
             return "dense"
         head, *rest = self.method.split(" ")
         tail = f" seed {self.seed}" if self.seed else ""
+        tail += f" repeat {self.repeat}" if self.repeat else ""
         share = f" {self.sparsity * 100:g} %" if ":" not in self.pattern else ""
         return f"{head}{share} {' '.join(rest)}{tail}"
 
@@ -184,4 +200,4 @@ class Candidate:
     def label(self) -> str:
         """A short name for people: ``channel 50 % l2 local · onnxruntime``."""
         precision = "" if self.export.precision == "fp32" else f" {self.export.precision}"
-        return f"{self.compression.label}{precision} · {self.backend.kind}"
+        return f"{self.compression.label}{precision} · {self.backend.label}"

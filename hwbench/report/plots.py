@@ -8,7 +8,7 @@ from typing import Any
 
 from hwbench import units
 from hwbench.records import METRICS, Result, Study
-from hwbench.report import look, plane, table
+from hwbench.report import history, look, plane, table
 
 Figure = dict[str, Any]
 _GRID = "#e5e7eb"
@@ -25,6 +25,8 @@ def figures(study: Study) -> list[tuple[plane.Plane, Figure | None]]:
     drawn.append((lines, _sparsity(study, lines) if lines.points else None))
     gains = plane.promised(study)
     drawn.append((gains, _promised(study, gains) if gains.points else None))
+    if study.tried:
+        drawn.append(history.drawn(study, _layout))
     return drawn
 
 

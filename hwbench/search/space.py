@@ -20,6 +20,7 @@ def _point(candidate: Candidate) -> Point:
             "criterion": spec.criterion,
             "scope": spec.scope,
             "schedule": spec.schedule,
+            "healing": spec.healing,
             "precision": candidate.export.precision,
             "backend": candidate.backend.kind,
             "seed": str(spec.seed),

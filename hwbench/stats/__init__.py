@@ -31,6 +31,7 @@ from hwbench.stats.estimate import (
     ratio,
     within,
 )
+from hwbench.stats.paired import Difference, difference
 from hwbench.stats.tails import calls_needed, percentile
 from hwbench.stats.theory import hodges_lehmann, t_quantile
 from hwbench.stats.visits import visit_value
@@ -39,6 +40,7 @@ from hwbench.stats.volume import WORST, costs_of, hypervolume, nondominated, rul
 __all__ = [
     "PROCESS_SPREAD",
     "WORST",
+    "Difference",
     "Interval",
     "Look",
     "Spread",
@@ -49,6 +51,7 @@ __all__ = [
     "calls_needed",
     "costs_of",
     "detectable",
+    "difference",
     "eliminated",
     "front_probability",
     "hodges_lehmann",
