@@ -87,10 +87,25 @@ class Pruner(Protocol):
     def accepts(pattern: str) -> bool:
         """Return whether this pruner makes the pattern (``2:4``, ``channel``, ``4x1``, ...)."""
 
+    def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
+        """Return what can be pruned: by layer, in the model's order, how many units there are.
+
+        Units are weights, channels, heads or blocks: what the pattern's shares count. Empty when
+        the pattern has no per-layer shares.
+        """
+
     def prune(
-        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+        self,
+        model: nn.Module,
+        example: Tensor,
+        spec: CompressionSpec,
+        sparsity: float,
+        evidence: Mapping[str, Tensor] = {},
     ) -> Pruned:
         """Return a copy pruned to `sparsity` (a schedule asks for less than the spec at first).
+
+        `evidence` is what a criterion learnt from data, by parameter name, for those that need
+        it; with the scope ``vector`` the spec's ratios say it all.
 
         Raises `StageError` when there is nothing to prune or the pattern cannot apply.
         """

@@ -294,6 +294,8 @@ _TRAINING = ("lottery", "lr_rewinding")
 
 def _scope(table: MethodTable, known: tuple[str, ...], where: str) -> str:
     """Return the scope; raises `UserError` unless ratios and the scope ``vector`` go together."""
+    if "vector" in known:
+        known = (*known, "sensitivity")
     chosen = "vector" if table.ratios and table.scope is None else table.scope
     scope = _offered(chosen, known, where, table.pattern)
     if (scope == "vector") != bool(table.ratios):
