@@ -53,6 +53,7 @@ from hwbench.records.nights import (
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Point, Tried
+from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
     LAST,
     Candidate,
@@ -80,6 +81,7 @@ __all__ = [
     "CompressionSpec",
     "Conditions",
     "Decision",
+    "Distance",
     "EnergyReading",
     "ExportSpec",
     "Failure",
@@ -97,6 +99,7 @@ __all__ = [
     "Night",
     "OnnxModel",
     "Pair",
+    "Paired",
     "Pin",
     "PluginSpec",
     "Point",
@@ -110,6 +113,8 @@ __all__ = [
     "Schedule",
     "SearchSpec",
     "Sensitivity",
+    "ShiftSpec",
+    "Shifted",
     "Sitting",
     "Source",
     "Standing",

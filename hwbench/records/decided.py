@@ -10,6 +10,7 @@ from hwbench.records.asked import Recipe, TargetProfile
 from hwbench.records.measured import Beside, Conditions, Result
 from hwbench.records.metrics import Value
 from hwbench.records.searched import Tried
+from hwbench.records.shifted import Shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +90,4 @@ class Study:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
+    shift: tuple[Shifted, ...] = ()
