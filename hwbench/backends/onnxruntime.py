@@ -67,7 +67,7 @@ class OrtSession:
         self._inputs = [np.ascontiguousarray(x) for x in inputs]
         for node, value in zip(wanted, self._inputs, strict=True):
             _check(node, value)
-            with _translated():
+            with translated():
                 self._binding.bind_cpu_input(node.name, value)
 
     def invoke(self) -> None:
@@ -127,7 +127,7 @@ class OrtBackend:
         options.log_severity_level = 3
         for key, value in beside["entries"].items():
             options.add_session_config_entry(key, value)
-        with _translated():
+        with translated():
             session = ort.InferenceSession(
                 str(artifact), options, providers=["CPUExecutionProvider"]
             )
@@ -197,11 +197,12 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated(stage: str = "measure") -> Iterator[None]:
+    """Turn whatever ONNX Runtime raises inside the block into a `StageError`."""
     try:
         yield
     except _errors() as error:
-        raise StageError("measure", _say(error)) from error
+        raise StageError(stage, _say(error)) from error
 
 
 def _say(error: Exception) -> str:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     SamplerField = BaseModel
 else:
     WorkloadField = plugins.one_of("workloads")
-    BackendsField = plugins.table_of("backends")
+    BackendsField = plugins.table_of("backends", several=True)
     SamplerField = plugins.one_of("samplers")
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -318,6 +318,8 @@ _TRAINING = ("lottery", "lr_rewinding")
 
 def _scope(table: MethodTable, known: tuple[str, ...], where: str) -> str:
     """Return the scope; raises `UserError` unless ratios and the scope ``vector`` go together."""
+    if "vector" in known:
+        known = (*known, "sensitivity")
     chosen = "vector" if table.ratios and table.scope is None else table.scope
     scope = _offered(chosen, known, where, table.pattern)
     if (scope == "vector") != bool(table.ratios):

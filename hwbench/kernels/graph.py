@@ -82,6 +82,7 @@ def read(path: Path, batch: int) -> Graph:
     """
     document = onnx.load(str(path))
     _fix_batch(document, batch)
+    _unsplit(document)
     constants = _fold(document)
     document = _inferred(document)
     shapes, dtypes = _tensors(document, constants)
@@ -120,6 +121,33 @@ def _fix_batch(document: onnx.ModelProto, batch: int) -> None:
     del document.graph.value_info[:]
     for tensor in document.graph.output:
         tensor.type.tensor_type.ClearField("shape")
+
+
+def _unsplit(document: onnx.ModelProto) -> None:
+    """Replace splits into equal or listed parts by slices: a step has one output."""
+    constants = {i.name: numpy_helper.to_array(i) for i in document.graph.initializer}
+    shapes, _ = _tensors(_inferred(document), constants)
+    nodes: list[onnx.NodeProto] = []
+    for node in document.graph.node:
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        shape = shapes.get(node.input[0], ()) if node.op_type == "Split" else ()
+        listed = constants.get(node.input[1]) if shape and len(node.input) > 1 else None
+        if not shape or (len(node.input) > 1 and listed is None):
+            nodes.append(node)
+            continue
+        axis = given.get("axis", 0) % len(shape)
+        part = -(-shape[axis] // len(node.output))
+        sizes = listed.tolist() if listed is not None else [part] * len(node.output)
+        start = 0
+        for name, size in zip(node.output, sizes, strict=True):
+            names = [f"{name} {what}" for what in ("start", "end", "axis")]
+            for key, value in zip(names, (start, start + size, axis), strict=True):
+                one = numpy_helper.from_array(np.array([value], np.int64), key)
+                document.graph.initializer.append(one)
+            nodes.append(helper.make_node("Slice", [node.input[0], *names], [name], name=name))
+            start += size
+    del document.graph.node[:]
+    document.graph.node.extend(nodes)
 
 
 def _inferred(document: onnx.ModelProto) -> onnx.ModelProto:
@@ -236,6 +264,7 @@ class _Fuser:
             "Relu": self._clip,
             "Clip": self._clip,
             "HardSwish": self._clip,
+            "Gelu": self._clip,
             "Add": self._add,
             "MaxPool": self._pool,
             "AveragePool": self._pool,
@@ -357,6 +386,10 @@ class _Fuser:
             return None
         if node.op_type == "HardSwish":
             step.activation = "hardswish"
+            return step
+        if node.op_type == "Gelu":
+            tanh = self._attributes(node).get("approximate", b"none") == b"tanh"
+            step.activation = "gelu_tanh" if tanh else "gelu"
             return step
         low: float | None = 0.0
         high: float | None = None

@@ -224,12 +224,12 @@ def tiles(source: Layout, target: Layout, window: Window, vectors: int) -> Tiles
     assert isinstance(target, Planar)
     lanes = target.lanes
     if source.row == target.row:
-        starts, count = _starts(target.core // lanes, vectors)
+        starts, count = cover(target.core // lanes, vectors)
         pairs = [(source.lead + s * lanes, target.lead + s * lanes) for s in starts]
     else:
         # Rows of different length: row by row, upwards, so that what overhangs the end of a row
         # is overwritten by the row after it.
-        starts, count = _starts(-(-target.width // lanes), vectors)
+        starts, count = cover(-(-target.width // lanes), vectors)
         pairs = [
             (source.lead + i * source.row + s * lanes, target.lead + i * target.row + s * lanes)
             for i in range(target.height)
@@ -244,8 +244,8 @@ def _blocked_tiles(
 ) -> Tiles:
     (high, wide), (sh, sw) = target.block, stride
     rows = max(1, min(vectors // wide, high))
-    ups, _ = _starts(high, rows)
-    acrosses, count = _starts(wide, vectors)
+    ups, _ = cover(high, rows)
+    acrosses, count = cover(wide, vectors)
     spots = [(i, j) for i in ups for j in acrosses]
     cells = [(i, j) for i in range(rows) for j in range(count)]
     return Tiles(
@@ -256,7 +256,7 @@ def _blocked_tiles(
     )
 
 
-def _starts(whole: int, part: int) -> tuple[list[int], int]:
+def cover(whole: int, part: int) -> tuple[list[int], int]:
     """Return starts of pieces of equal size (at most `part`) that cover `whole`, and the size."""
     pieces = math.ceil(whole / part)
     size = math.ceil(whole / pieces)

@@ -15,12 +15,14 @@ from onnx import helper, numpy_helper
 from tvm import relax, tirx
 
 from hwbench.errors import StageError
-from hwbench.kernels import build, encode, layouts, stencils
+from hwbench.kernels import build, columns, encode, layouts, stencils, views
+from hwbench.kernels.between import Between
 from hwbench.kernels.build import Machine
 from hwbench.kernels.graph import Graph, Step
 from hwbench.kernels.layouts import Blocked, Layout, Planar, Window
 from hwbench.kernels.problem import Config, Kernel, Problem, Windowed, kernel, window_kernel
 from hwbench.kernels.template import Epilogue
+from hwbench.kernels.views import View
 
 Array = NDArray[Any]
 Choose = Callable[[Problem], Config]
@@ -99,6 +101,7 @@ class Lowering:
         self.count = 0
         self.layers: list[Made] = []
         self.shared: dict[str, str] = {}
+        self.between = Between(self)
 
     def run(self) -> Lowered:
         """Return the module with its function ``main``."""
@@ -148,7 +151,7 @@ class Lowering:
 
     # ---- calls
 
-    def _call(self, function: tirx.PrimFunc, arguments: list[Any], size: int) -> Any:
+    def call(self, function: tirx.PrimFunc, arguments: list[Any], size: int) -> Any:
         """Emit a call of a kernel; numpy arguments become constants of the module."""
         name = str(function.attrs["global_symbol"])
         made = [relax.const(a) if isinstance(a, np.ndarray) else a for a in arguments]
@@ -158,7 +161,8 @@ class Lowering:
         kind = relax.TensorType((size,), "float32")
         return self.builder.emit(relax.call_tir(variable, made, kind))
 
-    def _name(self, kind: str) -> str:
+    def name(self, kind: str) -> str:
+        """Return a fresh name for a function."""
         self.count += 1
         return f"{kind}_{self.count}"
 
@@ -170,14 +174,43 @@ class Lowering:
         value = self.values.get(name)
         if value is None:
             return self._constant(name)
-        if not isinstance(value, Planes):
+        if not isinstance(value, Planes | View):
             return value
         key = (name, "plain")
         if key not in self.cache:
-            self.cache[key] = self._unpacked(value, self.graph.shapes[name])
+            shape = self.graph.shapes[name]
+            if isinstance(value, Planes):
+                self.cache[key] = self._unpacked(value, shape)
+            else:
+                self.cache[key] = self._gathered(value, shape)
         return self.cache[key]
 
-    def _flat(self, name: str) -> Any:
+    def _gathered(self, view: View, shape: tuple[int, ...]) -> Any:
+        strides, size = views.row_major(shape), math.prod(shape)
+        both = zip(view.strides, strides, strict=True)
+        axes = [columns.Axis(n, pair) for n, pair in zip(shape, both, strict=True)]
+        function = columns.copy_kernel(
+            self.name("copy"), axes, (view.size, size), view.offset, view.scale
+        )
+        return self.builder.emit(relax.op.reshape(self.call(function, [view.var], size), shape))
+
+    def window(self, name: str) -> View | None:
+        """Return a value that lies in planes as a view of them; None for any other."""
+        value, shape = self.values.get(name), self.graph.shapes[name]
+        if isinstance(value, View):
+            return value
+        if not isinstance(value, Planes) or not isinstance(value.layout, Planar):
+            return None
+        layout, plane = value.layout, value.layout.plane
+        size = value.images * value.planes * plane
+        if len(shape) == 4:
+            strides = (value.planes * plane, plane, layout.row, 1)
+            return View(value.var, size, shape, strides, layout.lead)
+        tokens = View(value.var, size, (layout.width, shape[-1]), (1, plane), layout.lead)
+        return views.reshaped(tokens, shape)
+
+    def flat(self, name: str) -> Any:
+        """Return a value as one contiguous row."""
         shape = self.graph.shapes[name]
         return self.builder.emit(relax.op.reshape(self._plain(name), (math.prod(shape),)))
 
@@ -198,8 +231,8 @@ class Lowering:
             entries=pixels,
             padded=False,
         )
-        flat = self._call(
-            stencils.move_kernel(self._name("unpack"), move), [value.var, table], math.prod(shape)
+        flat = self.call(
+            stencils.move_kernel(self.name("unpack"), move), [value.var, table], math.prod(shape)
         )
         return self.builder.emit(relax.op.reshape(flat, shape))
 
@@ -215,7 +248,7 @@ class Lowering:
             var, each = value.var, value.layout.plane
             x_image, x_size = planes * each, images * planes * each
         else:
-            var, each = self._flat(name), shape[2] * shape[3]
+            var, each = self.flat(name), shape[2] * shape[3]
             x_image, x_size = channels * each, math.prod(shape)
         move = stencils.Move(
             images=images,
@@ -230,8 +263,8 @@ class Lowering:
             entries=len(table),
             fill=fill,
         )
-        function = stencils.move_kernel(self._name("move"), move)
-        self.cache[key] = self._call(function, [var, table], move.y_size)
+        function = stencils.move_kernel(self.name("move"), move)
+        self.cache[key] = self.call(function, [var, table], move.y_size)
         return self.cache[key]
 
     def _index(self, name: str) -> NDArray[np.int64]:
@@ -303,7 +336,7 @@ class Lowering:
         rows = len(step.weights)
         inside = [phase * source.plane + offset for phase, offset in taps]
         sign = step.activation == "clip" and step.low is not None and step.low >= 0
-        name = self._name("conv")
+        name = self.name("conv")
         if step.groups == channels == rows and step.groups > 1:
             windowed = Windowed(
                 "depthwise",
@@ -339,7 +372,7 @@ class Lowering:
             made = self._chosen(step, name, problem)
         size = images * layouts.round_up(rows, layouts.ROW_MULTIPLE) * target.plane
         return Planes(
-            self._call(made.function, [x, *made.constants, *rest], size),
+            self.call(made.function, [x, *made.constants, *rest], size),
             target,
             images,
             rows,
@@ -391,7 +424,7 @@ class Lowering:
         assert step.weights is not None
         assert step.bias is not None
         matrix, lanes, (rows, columns) = step.weights, self.lanes, step.weights.shape
-        name, epilogue = self._name("linear"), self._epilogue(step)
+        name, epilogue = self.name("linear"), self._epilogue(step)
         density = float((matrix != 0).mean())
         flops = 2.0 * matrix.size * tokens
         if density < SELL_BELOW:
@@ -415,7 +448,7 @@ class Lowering:
             function = stencils.row_kernel(name, columns, rows, lanes, tokens, epilogue)
             constants = [packed.reshape(-1), bias]
             self.layers.append(Made(step.layer, name, "dense", density, flops, "rows", flops))
-        flat = self._call(function, [self._flat(step.inputs[0]), *constants], tokens * rows)
+        flat = self.call(function, [self.flat(step.inputs[0]), *constants], tokens * rows)
         return self.builder.emit(relax.op.reshape(flat, self.graph.shapes[step.output]))
 
     def _over_tokens(self, step: Step, tokens: int) -> Planes:
@@ -439,9 +472,9 @@ class Lowering:
             self._epilogue(step),
             self.threads,
         )
-        name = self._name("linear")
+        name = self.name("linear")
         made = self._chosen(step, name, problem)
-        var = self._call(made.function, [x, *made.constants, *rest], problem.y_size)
+        var = self.call(made.function, [x, *made.constants, *rest], problem.y_size)
         return Planes(var, layout, 1, rows)
 
     def _tokens(self, name: str, layout: Planar) -> Any:
@@ -449,6 +482,8 @@ class Lowering:
         value = self.values.get(name)
         if isinstance(value, Planes) and value.layout == layout:
             return value.var
+        if isinstance(value, View) and (found := self._as_planes(value, layout)) is not None:
+            return found
         key = (name, "tokens")
         if key not in self.cache:
             shape = self.graph.shapes[name]
@@ -468,9 +503,17 @@ class Lowering:
                 y_size=planes * layout.plane,
                 entries=layout.plane,
             )
-            function = stencils.move_kernel(self._name("move"), move)
-            self.cache[key] = self._call(function, [self._flat(name), table], move.y_size)
+            function = stencils.move_kernel(self.name("move"), move)
+            self.cache[key] = self.call(function, [self.flat(name), table], move.y_size)
         return self.cache[key]
+
+    def _as_planes(self, view: View, layout: Planar) -> Any:
+        """Return a view's buffer if it has this layout; None if it must be copied."""
+        flat = views.flat_tokens(view)
+        if flat is None or view.scale != 1 or view.offset:
+            return None
+        size = layouts.round_up(flat.shape[1], layouts.ROW_MULTIPLE) * layout.plane
+        return view.var if (flat.strides[1], view.size) == (layout.plane, size) else None
 
     def _pool(self, step: Step) -> Planes:
         images, channels = self.graph.shapes[step.inputs[0]][:2]
@@ -492,10 +535,10 @@ class Lowering:
             table=_shares(step, self._size(step.inputs[0]), target),
             threads=self.threads,
         )
-        made = window_kernel(windowed, self._name("pool"), self._vectors(target))
+        made = window_kernel(windowed, self.name("pool"), self._vectors(target))
         size = images * windowed.x_planes * target.plane
         sign = isinstance(value, Planes) and value.sign
-        var = self._call(made.function, [x, *made.constants], size)
+        var = self.call(made.function, [x, *made.constants], size)
         return Planes(var, target, images, channels, sign)
 
     def _mean(self, step: Step) -> Any:
@@ -505,20 +548,23 @@ class Lowering:
             layout: Layout = Planar.of(*self._size(step.inputs[0]), self.lanes, 0)
             value = Planes(self._in(step.inputs[0], layout), layout, images, channels)
         function = stencils.mean_kernel(
-            self._name("mean"), value.layout, images, value.planes, channels
+            self.name("mean"), value.layout, images, value.planes, channels
         )
-        flat = self._call(function, [value.var], images * channels)
+        flat = self.call(function, [value.var], images * channels)
         return self.builder.emit(relax.op.reshape(flat, self.graph.shapes[step.output]))
 
     def _other(self, step: Step) -> Any:
         """Leave one operator to TVM's own ONNX importer."""
         node, graph = step.node, self.graph
+        own = self.between.apply(step)
+        if own is not None:
+            return own
         if len(node.output) != 1:
             raise _missing(step, "has several outputs")
         arguments = list(dict.fromkeys(step.inputs))
         module = _imported(step, graph)
         function = module["main"].without_attr("global_symbol")
-        variable = self.builder.add_func(function, self._name("other"))
+        variable = self.builder.add_func(function, self.name("other"))
         call = relax.Call(variable, [self._plain(name) for name in arguments])
         return self.builder.emit(call)
 

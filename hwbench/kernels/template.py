@@ -7,6 +7,7 @@ over K keeps the part of the input that is being read in the first-level cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from hwbench.kernels.layouts import Blocked, Layout, Planar
 class Epilogue:
     """What happens to a sum before it is stored: add a residual, then the activation.
 
-    ``activation`` is ``none``, ``clip`` (to ``low``..``high``, None: open) or ``hardswish``.
+    ``activation`` is ``none``, ``clip`` (to ``low``..``high``, None: open), ``hardswish``,
+    ``sigmoid``, ``gelu`` or ``gelu_tanh``.
     """
 
     residual: bool = False
@@ -88,7 +90,50 @@ def activate(value: Any, epilogue: Epilogue) -> Any:
         return value * gate
     if epilogue.activation == "clip":
         return _clip(value, epilogue.low, epilogue.high)
+    if epilogue.activation == "sigmoid":
+        return sigmoid(value)
+    if epilogue.activation == "gelu":
+        return value * T.float32(0.5) * (T.float32(1) + _erf(value * T.float32(math.sqrt(0.5))))
+    if epilogue.activation == "gelu_tanh":
+        cube = value * value * value * T.float32(0.044715)
+        return value * sigmoid((value + cube) * T.float32(math.sqrt(8 / math.pi)))
     return value
+
+
+def exponential(x: Any) -> Any:
+    """Return e to the x, to a relative 2e-7; 0 below -87 (no denormals), NaN stays NaN.
+
+    A power of two times a Taylor polynomial on [-ln 2 / 2, ln 2 / 2]: unlike a call of the
+    mathematical library it becomes vector code.
+    """
+    f = T.float32
+    inside = _clip(x, -87.0, 88.0)
+    power = T.floor(inside * f(1 / math.log(2)) + f(0.5))
+    # ln 2 in two parts, the first with few bits, so that the difference is exact.
+    rest = inside - power * f(0.693359375) - power * f(math.log(2) - 0.693359375)
+    sums = f(1 / math.factorial(7))
+    for n in range(6, -1, -1):
+        sums = sums * rest + f(1 / math.factorial(n))
+    whole = T.cast(power, "int32") + T.int32(127)
+    found = sums * T.reinterpret("float32", whole * T.int32(1 << 23))
+    return T.Select(x < f(-87.0), f(0), found)
+
+
+def sigmoid(x: Any) -> Any:
+    """Return 1 / (1 + e^-x)."""
+    return T.float32(1) / (T.float32(1) + exponential(T.float32(0) - x))
+
+
+def _erf(x: Any) -> Any:
+    """Return the error function to 2e-7 (Abramowitz and Stegun 1964, 7.1.26)."""
+    f = T.float32
+    size = T.Select(x < f(0), f(0) - x, x)
+    t = f(1) / (f(1) + f(0.3275911) * size)
+    sums = f(1.061405429)
+    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        sums = sums * t + f(factor)
+    found = f(1) - sums * t * exponential(f(0) - x * x)
+    return T.Select(x < f(0), f(0) - found, found)
 
 
 def _clip(value: Any, low: float | None, high: float | None) -> Any:

@@ -107,6 +107,8 @@ def _latency(measurement: Measurement, sitting: Sitting) -> Value:
     except StageError as error:
         return missing(metric, measurement.source, error.what)
     note = f"{whole.generations} processes, {whole.rounds} rounds, without interrupted calls"
+    if mine[0].clock:
+        note += f", by {mine[0].clock}"
     if whole.bounded:
         ends = f"{units.text(whole.low, 's')} to {units.text(whole.high, 's')}"
         note += f"; the interval is that of the ratio to the dense model (in absolute time {ends})"
@@ -163,6 +165,9 @@ def _memory(measurement: Measurement) -> tuple[Value, Value]:
         )
         return peak, gross
     note = "VmHWM of a fresh process after its runs"
+    if reading.device:
+        gross = Value("process_memory", float(reading.after_runs), source, note=f"{note} (host)")
+        return _device_memory(reading.device, source), gross
     gross = Value("process_memory", float(reading.after_runs), source, note=note)
     if reading.empty_runtime is None:
         reason = "the runtime could not be measured with an empty model"
@@ -177,6 +182,13 @@ def _memory(measurement: Measurement) -> tuple[Value, Value]:
         return Value("peak_memory", _RESOLUTION, source, 0.0, _RESOLUTION, note=note), gross
     low, high = share - _RESOLUTION, share + _RESOLUTION
     return Value("peak_memory", float(share), source, low, high, note=note), gross
+
+
+def _device_memory(device: Mapping[str, int], source: Source) -> Value:
+    """Return the peak of an accelerator's memory: the runtime's allocator, context left out."""
+    others = ", ".join(f"{k} {units.text(v, 'B')}" for k, v in device.items() if k != "allocated")
+    note = f"of the GPU, by the runtime's allocator ({others})"
+    return Value("peak_memory", float(device["allocated"]), source, note=note)
 
 
 def _energy(measurement: Measurement) -> Value:

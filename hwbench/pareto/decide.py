@@ -17,6 +17,7 @@ from hwbench.records import (
     Goal,
     Recipe,
     Result,
+    Source,
     Standing,
     TargetProfile,
     Value,
@@ -102,19 +103,30 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
     else:
         reason = _why_pruned(case, chosen, dense, ties)
     chances = chance.on_front(ordered, recipe.objectives)
+    kind = axis_kind(ordered, recipe.choose)
+    basis = Source.MEASURED if kind is None else kind[0]
     return Decision(
         target=target.name,
         recipe=recipe.name,
         chosen=chosen.candidate.key if chosen else None,
         dense=dense.candidate.key if dense else None,
         verdict=_verdict(chosen),
-        reason=reason + _left_out(case),
+        reason=_labelled(reason + _left_out(case), basis, target),
         standings=tuple(
             replace(_standing(case, r, chosen), on_front=chances.get(r.candidate.key))
             for r in ordered
         ),
         proxies=chance.proxies(ordered, recipe.objectives),
+        basis=basis,
     )
+
+
+def _labelled(reason: str, basis: Source, target: TargetProfile) -> str:
+    """Return the reason with the words that keep it from passing as measured."""
+    if basis is not Source.PREDICTED:
+        return reason
+    then = f" To measure it, {target.how_to_reach}." if target.how_to_reach else ""
+    return f"Predicted, not measured. {reason}{then}"
 
 
 def _verdict(chosen: Result | None) -> Literal["pruned", "dense", "none"]:

@@ -1,5 +1,6 @@
 """The corridor: the only place that knows the order of the rooms, and what runs in parallel."""
 
+from hwbench.pipeline.absent import first_line, is_absent
 from hwbench.pipeline.bench import Outcome, bench
 from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
@@ -21,8 +22,10 @@ __all__ = [
     "bench",
     "compare",
     "export",
+    "first_line",
     "forecast",
     "foretell",
+    "is_absent",
     "pack",
     "pick",
     "render",

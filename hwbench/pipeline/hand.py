@@ -180,7 +180,12 @@ def _write_inputs(job: WriteInputs) -> Inputs:
     paths = (job.folder / "inputs.npy", job.folder / "labels.npy")
     for path, tensor in zip(paths, (inputs, labels), strict=True):
         np.save(path, tensor.numpy(), allow_pickle=False)
-    return Inputs(*paths, samples=len(inputs), metric=workload.metric)
+    return Inputs(
+        *paths,
+        samples=len(inputs),
+        metric=workload.metric,
+        unscored=getattr(workload, "unscored", ""),
+    )
 
 
 def _score(job: Score) -> Scored:

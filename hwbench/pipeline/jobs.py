@@ -90,12 +90,13 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A split on disk."""
+    """A split on disk; ``unscored`` says why nothing can be said of accuracy, if so."""
 
     inputs: Path
     labels: Path
     samples: int
     metric: str
+    unscored: str = ""
 
 
 Job = Prepare | WriteInputs | Score | Compile | Shift

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from hwbench import files, measure
+from hwbench import files, measure, registry
 from hwbench.errors import StageError, UserError
 from hwbench.pipeline.context import Context, measuring_stamp
 from hwbench.pipeline.counted import counted
@@ -21,6 +22,7 @@ from hwbench.records import (
     Failure,
     Measurement,
     OnnxModel,
+    PluginSpec,
     Result,
     Sitting,
     Source,
@@ -31,7 +33,7 @@ from hwbench.records import (
     to_json,
 )
 
-DISAGREES = 1e-3
+_DISAGREES = 1e-3
 """Error of a deployed artifact, relative to its ONNX file's answers, beyond which it is broken."""
 
 MARGIN = 0.02
@@ -93,7 +95,8 @@ def _worth(
     for name, wait in asked.items():
         if wait is None:
             continue
-        value, _ = accuracy(wait, data, Source.MEASURED)
+        # Who is broken is said later; here only a score is wanted.
+        value, _ = accuracy(wait, data, Source.MEASURED, math.inf)
         if value.value is not None:
             found[name] = value.value
     return found
@@ -211,7 +214,8 @@ def _result(
     if prepared.model.denormals:
         notes.append(f"{prepared.model.denormals} denormal weights: they can slow a CPU down")
     if failure is None and answer is not None:
-        score, failure = accuracy(answer, data, measurement.source)
+        limit = tolerance(prepared.candidate.backend)
+        score, failure = accuracy(answer, data, measurement.source, limit)
         values[score.metric] = score
     elif failure is not None:
         reason = f"not measured: {failure.message}"
@@ -258,21 +262,33 @@ def ask_score(
     return wait
 
 
+def tolerance(backend: PluginSpec) -> float:
+    """Return how far answers of a backend may be from the ONNX file's: more in short formats."""
+    own: Callable[[Mapping[str, Any]], float] | None
+    own = getattr(registry.module("backends", backend.kind), "tolerance", None)
+    return _DISAGREES if own is None else own(backend.options)
+
+
 def accuracy(
-    wait: Callable[[], Scored], data: Inputs, source: Source
+    wait: Callable[[], Scored], data: Inputs, source: Source, limit: float = _DISAGREES
 ) -> tuple[Value, Failure | None]:
-    """Return the score of a deployed artifact, or the reason why it has none."""
+    """Return the score of a deployed artifact, or the reason why it has none.
+
+    ``limit`` is how far its answers may be from its ONNX file's, relative to the largest.
+    """
     try:
         scored = wait()
     except StageError as error:
         failure = Failure(error.stage, error.what, error.where)
         return missing(data.metric, source, error.what), failure
-    if not scored.disagreement <= DISAGREES:
+    if not scored.disagreement <= limit:
         what = (
             f"the deployed artifact is {scored.disagreement:.1e} away from its ONNX file "
-            f"(relative; at most {DISAGREES:.0e})"
+            f"(relative; at most {limit:.0e})"
         )
         return missing(scored.metric, source, what), Failure("measure", what)
+    if data.unscored:
+        return missing(scored.metric, source, f"not available: {data.unscored}"), None
     note = f"{scored.samples} samples"
     spread = None
     if METRICS[scored.metric].unit == "fraction":
@@ -325,5 +341,6 @@ def read_test(
             reason = measured.failures["outputs"].message
             scores[role] = missing(data.metric, measured.source, reason)
         else:
-            scores[role], _ = accuracy(wait, data, measured.source)
+            limit = tolerance(prepared.candidate.backend)
+            scores[role], _ = accuracy(wait, data, measured.source, limit)
     return scores

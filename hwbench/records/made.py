@@ -29,12 +29,13 @@ class CompressedModel:
 class LayerCurve:
     """What pruning one layer alone does: validation scores by the layer's share removed.
 
-    ``score`` is the dense model's; ``scores`` are taken after batch-norm statistics were
+    ``units`` are what the shares count (weights, channels, heads). ``score`` is the dense model's;
+    ``scores`` are taken after batch-norm statistics were
     estimated again, without training.
     """
 
     layer: str
-    weights: int
+    units: int
     score: float
     sparsities: tuple[float, ...]
     scores: tuple[float, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,19 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
 from hwbench.errors import StageError
-from hwbench.kernels import build, choose, encode, explain, graph, layouts, lower, memory, roofs
+from hwbench.kernels import (
+    build,
+    choose,
+    columns,
+    encode,
+    explain,
+    graph,
+    layouts,
+    lower,
+    memory,
+    roofs,
+    template,
+)
 from hwbench.kernels.problem import Config, Problem
 from hwbench.kernels.template import Epilogue
 
@@ -306,6 +319,93 @@ def test_attention(tmp_path: Path) -> None:
     ]
     x = rng.standard_normal((2, tokens, wide)).astype(np.float32)
     agree(document(nodes, weights, x.shape[1:]), x, tmp_path, max(MACHINES), pick=5)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@given(
+    batch=st.integers(1, 3), tokens=st.integers(1, 37), heads=st.integers(1, 3),
+    deep=st.integers(1, 9), form=st.sampled_from(["slice", "split", "gather"]),
+    activation=st.sampled_from(["Gelu", "Sigmoid", "Relu"]), seed=st.integers(0, 9),
+)  # fmt: skip
+@settings(few, max_examples=3)
+def test_a_transformer_block(
+    batch: int, tokens: int, heads: int, deep: int, form: str, activation: str, seed: int,
+    lanes: int, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Attention as exporters write it, with several heads and images, and the layers around."""
+    rng = np.random.default_rng(seed)
+    wide = heads * deep
+    weights: dict[str, np.ndarray] = {
+        "qkv": pruned(rng, (wide, 3 * wide), "half"), "o": pruned(rng, (wide, wide), "half"),
+        "up": pruned(rng, (wide, 20), "half"), "down": pruned(rng, (20, wide), "half"),
+        "place": rng.standard_normal((1, tokens, wide)).astype(np.float32),
+        "gain": rng.random(wide).astype(np.float32), "shift": rng.random(wide).astype(np.float32),
+        "parts": np.array([0, tokens, 3, heads, deep]), "whole": np.array([0, tokens, wide]),
+        "scale": np.array(0.7, np.float32), "deep": np.array(1.3, np.float32),
+    }  # fmt: skip
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "o"], ["x1"]),
+        node("Add", ["x1", "place"], ["x2"]),
+        node("LayerNormalization", ["x2", "gain", "shift"], ["n"], axis=-1, epsilon=1e-3),
+        node("MatMul", ["n", "qkv"], ["all"]),
+        node("Reshape", ["all", "parts"], ["five"]),
+        node("Transpose", ["five"], ["turned"], perm=[2, 0, 3, 1, 4]),
+    ]
+    for i, name in enumerate("qkv"):
+        if form == "gather":
+            weights[f"i{i}"] = np.array(i)
+            nodes.append(node("Gather", ["turned", f"i{i}"], [f"{name}0"], axis=0))
+            continue
+        if form == "slice":
+            for end in (i, i + 1):
+                weights[f"i{end}"] = np.array([end])
+            nodes.append(node("Slice", ["turned", f"i{i}", f"i{i + 1}", "i0"], [f"{name}1"]))
+        weights["i0"] = np.array([0])
+        nodes.append(node("Squeeze", [f"{name}1", "i0"], [f"{name}0"]))
+    if form == "split":
+        nodes.insert(6, node("Split", ["turned"], ["q1", "k1", "v1"], axis=0, num_outputs=3))
+    nodes += [
+        node("Mul", ["q0", "scale"], ["q"]),
+        node("Transpose", ["k0"], ["kt"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["q", "kt"], ["s"]),
+        node("Div", ["s", "deep"], ["sd"]),
+        node("Softmax", ["sd"], ["a"], axis=-1),
+        node("MatMul", ["a", "v0"], ["av"]),
+        node("Transpose", ["av"], ["back"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["back", "whole"], ["flat"]),
+        node("MatMul", ["flat", "o"], ["out"]),
+        node("Add", ["x2", "out"], ["r"]),
+        node("LayerNormalization", ["r", "gain"], ["n2"], axis=-1),
+        node("MatMul", ["n2", "up"], ["u"]),
+        node(activation, ["u"], ["g"]),
+        node("MatMul", ["g", "down"], ["y"]),
+    ]
+    x = rng.standard_normal((batch, tokens, wide)).astype(np.float32)
+    agree(document(nodes, weights, x.shape[1:]), x, tmp_path, lanes, pick=seed)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+def test_exponentials_and_what_is_made_of_them(lanes: int) -> None:
+    made = MACHINES[lanes]
+    x = np.concatenate([np.linspace(-100, 88, 4096), [0, -0.0, -np.inf, np.nan]]).astype(np.float32)
+    x = np.resize(x, layouts.round_up(x.size, 16))
+
+    def run(result: Any) -> np.ndarray:
+        function = columns.map_kernel("f", x.size, lanes, 1, result)
+        library = tvm.compile(tvm.IRModule({"f": function}), target=made.target)
+        y = tvm.runtime.tensor(np.zeros_like(x))
+        library["f"](tvm.runtime.tensor(x), y)
+        found: np.ndarray = y.numpy()
+        return found
+
+    exact = np.where(x < -87, 0, np.exp(x.astype(np.float64)))
+    np.testing.assert_allclose(run(template.exponential), exact, rtol=1e-6)
+    gelu = run(lambda v: template.activate(v, Epilogue(activation="gelu")))
+    finite = np.isfinite(x)
+    expected = [0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x[finite].astype(float)]
+    np.testing.assert_allclose(gelu[finite], expected, rtol=1e-5, atol=3e-6)
+    assert np.isnan(gelu[np.isnan(x)]).all()
 
 
 @pytest.mark.parametrize("lanes", MACHINES)
