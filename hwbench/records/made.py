@@ -104,7 +104,8 @@ class CompiledModel:
     """An artifact: a folder of files that one backend loads on one kind of device.
 
     ``entry`` names the file to load, relative to ``folder``; ``digest`` covers every file;
-    ``versions`` says what compiled it.
+    ``versions`` says what compiled it. ``worker`` is a folder with the worker of another hwbench
+    that is to run it (a pinned baseline brings its own); None: today's.
     """
 
     candidate: Candidate
@@ -118,3 +119,4 @@ class CompiledModel:
     layers: tuple[LayerNote, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    worker: Path | None = None

@@ -7,8 +7,8 @@ from importlib.resources import files as resources
 from typing import Any
 
 from hwbench import units
-from hwbench.report import history, look, picture, plane, plots, prose, shifting, table
 from hwbench.records import METRICS, Result, Source, Study
+from hwbench.report import history, look, picture, plane, plots, prose, shifting, table
 
 _ABOUT = {
     "Speed-up": "latency of the dense model on the same backend over this one's",
