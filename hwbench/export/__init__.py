@@ -15,6 +15,7 @@ from hwbench.errors import StageError
 from hwbench.export import counting, parity
 from hwbench.export.parity import disagreement
 from hwbench.export.reading import read
+from hwbench.export.shift import shifted
 from hwbench.protocols import Workload
 from hwbench.pruners import _weights
 from hwbench.records import CompressedModel, ExportSpec, OnnxModel, file_digest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-__all__ = ["disagreement", "export", "read"]
+__all__ = ["disagreement", "export", "read", "shifted"]
 
 INPUT = "x"
 FILE = "model.onnx"

@@ -58,6 +58,7 @@ from hwbench.records.nights import (
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Point, Tried
+from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
     LAST,
     Candidate,
@@ -85,6 +86,7 @@ __all__ = [
     "CompressionSpec",
     "Conditions",
     "Decision",
+    "Distance",
     "EnergyReading",
     "ExportSpec",
     "Failure",
@@ -104,6 +106,7 @@ __all__ = [
     "NightlyPlan",
     "OnnxModel",
     "Pair",
+    "Paired",
     "Pin",
     "PluginSpec",
     "Point",
@@ -118,6 +121,8 @@ __all__ = [
     "SearchSpec",
     "Sensitivity",
     "ShadowRate",
+    "ShiftSpec",
+    "Shifted",
     "Sitting",
     "Source",
     "Standing",
