@@ -22,6 +22,7 @@ from hwbench.records import (
     Recipe,
     Schedule,
     SearchSpec,
+    ShiftSpec,
     Strategy,
     Ticket,
     TrainSpec,
@@ -126,6 +127,19 @@ class SearchTable(_Table):
     )
 
 
+class ShiftTable(_Table):
+    """Pictures as they were not in training: eight corruptions, each at these severities."""
+
+    severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 3, 5], min_length=1)
+    images: int = Field(2000, ge=2, description="validation images; 5000 or more to be sure of 1pp")
+    delta: Quantity = Field("1pp", description="an error this much above dense is too much")
+
+    def record(self, where: str) -> ShiftSpec:
+        """Return the record."""
+        delta = units.parse(self.delta, "fraction", where=f"{where}.delta")
+        return ShiftSpec(tuple(dict.fromkeys(self.severities)), self.images, delta)
+
+
 class GoalTable(_Table):
     """A bound on a metric, with its unit: ``{max: 2ms}``, ``{max_drop: 1pp}``."""
 
@@ -162,6 +176,9 @@ class RecipeFile(_Table):
     choose: str = Field("latency_p50", description="the metric to win by, among what meets goals")
     batch: int = Field(1, ge=1, description="samples of one inference")
     measure: MeasureTable = Field(default_factory=MeasureTable)
+    shift: ShiftTable | None = Field(
+        None, description="also judge under distribution shift; {} for the usual one"
+    )
 
 
 def build(file: RecipeFile, path: Path, name: str) -> Recipe:
@@ -183,7 +200,14 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         measure=file.measure.record(f"{where}: measure"),
         precisions=tuple(dict.fromkeys(file.search.precisions)),
         search=_search(file.search, path),
+        shift=_shift(file, where),
     )
+
+
+def _shift(file: RecipeFile, where: str) -> ShiftSpec | None:
+    wanted = "top1_shift" in (*file.objectives, *file.goals, file.choose)
+    table = ShiftTable() if file.shift is None and wanted else file.shift
+    return None if table is None else table.record(f"{where}: shift")
 
 
 def _search(table: SearchTable, path: Path) -> SearchSpec:

@@ -17,6 +17,7 @@ from hwbench.export import counting, parity
 from hwbench.export.parity import disagreement
 from hwbench.export.quantising import quantised
 from hwbench.export.reading import read
+from hwbench.export.shift import shifted
 from hwbench.protocols import Workload
 from hwbench.pruners import _weights
 from hwbench.records import CompressedModel, ExportSpec, OnnxModel, Precision, file_digest
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-__all__ = ["disagreement", "export", "read"]
+__all__ = ["disagreement", "export", "read", "shifted"]
 
 INPUT = "x"
 FILE = "model.onnx"

@@ -45,6 +45,18 @@ def worst_error(model: nn.Module, content: bytes, samples: Tensor, limit: float 
     return worst
 
 
+def answers(model: OnnxModel, inputs: np.ndarray) -> np.ndarray:
+    """Return the ONNX file's first output for all inputs, run by ONNX Runtime here."""
+    import numpy as np
+
+    session = _session(model.path.read_bytes())
+    rows = []
+    for start in range(0, len(inputs), _ROWS):
+        batch = np.ascontiguousarray(inputs[start : start + _ROWS])
+        rows.append(session.run(model.output_names[:1], {model.input_name: batch})[0])
+    return np.concatenate(rows)
+
+
 def disagreement(model: OnnxModel, inputs: np.ndarray, outputs: np.ndarray) -> float:
     """Return how far a deployed artifact's answers are from the ONNX file's: max|a-b| / max|b|.
 
@@ -53,14 +65,9 @@ def disagreement(model: OnnxModel, inputs: np.ndarray, outputs: np.ndarray) -> f
     """
     import numpy as np
 
-    session = _session(model.path.read_bytes())
     if not len(outputs):
         raise StageError("measure", "the deployed artifact gave no outputs")
-    rows = []
-    for start in range(0, len(outputs), _ROWS):
-        batch = np.ascontiguousarray(inputs[start : min(start + _ROWS, len(outputs))])
-        rows.append(session.run(model.output_names[:1], {model.input_name: batch})[0])
-    wanted = np.concatenate(rows)
+    wanted = answers(model, inputs[: len(outputs)])
     if wanted.shape != outputs.shape:
         what = f"the deployed artifact answers {outputs.shape}, its ONNX file {wanted.shape}"
         raise StageError("measure", what)

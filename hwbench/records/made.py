@@ -104,7 +104,9 @@ class CompiledModel:
     """An artifact: a folder of files that one backend loads on one kind of device.
 
     ``entry`` names the file to load, relative to ``folder``; ``digest`` covers every file;
-    ``versions`` says what compiled it.
+    ``versions`` says what compiled it. ``worker`` is a folder with the worker of another hwbench
+    that is to run it (a pinned baseline brings its own); None: today's. ``planned_memory`` is the
+    arena of activations in bytes where the compiler plans one.
     """
 
     candidate: Candidate
@@ -118,3 +120,5 @@ class CompiledModel:
     layers: tuple[LayerNote, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    worker: Path | None = None
+    planned_memory: int | None = None
