@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 REQUIRES: Mapping[str, str] = {"onnxruntime": "onnxruntime>=1.31,<2"}
 
+PRECISIONS = ("fp32", "int8")
+"""Number formats that it runs as integers, and not only as what they stand for."""
+
 MEMORY_VARIANTS: Mapping[str, Mapping[str, Any]] = {"without its arena": {"arena": False}}
 """Options with which memory is read as well: the arena trades memory for time."""
 
@@ -67,7 +70,7 @@ class OrtSession:
         self._inputs = [np.ascontiguousarray(x) for x in inputs]
         for node, value in zip(wanted, self._inputs, strict=True):
             _check(node, value)
-            with _translated():
+            with translated():
                 self._binding.bind_cpu_input(node.name, value)
 
     def invoke(self) -> None:
@@ -127,7 +130,7 @@ class OrtBackend:
         options.log_severity_level = 3
         for key, value in beside["entries"].items():
             options.add_session_config_entry(key, value)
-        with _translated():
+        with translated():
             session = ort.InferenceSession(
                 str(artifact), options, providers=["CPUExecutionProvider"]
             )
@@ -197,11 +200,12 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated(stage: str = "measure") -> Iterator[None]:
+    """Turn whatever ONNX Runtime raises inside the block into a `StageError`."""
     try:
         yield
     except _errors() as error:
-        raise StageError("measure", _say(error)) from error
+        raise StageError(stage, _say(error)) from error
 
 
 def _say(error: Exception) -> str:

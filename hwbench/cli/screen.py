@@ -25,7 +25,7 @@ from rich.table import Table
 from hwbench import report, units
 from hwbench.errors import HwbenchError
 from hwbench.pipeline import PHASES, Show
-from hwbench.records import Study
+from hwbench.records import Source, Study
 
 # A log or a pipe has no width of its own; tables are wide.
 err = Console(stderr=True)
@@ -128,7 +128,9 @@ def decision(study: Study) -> None:
         if result.failure is not None:
             why = f"{result.failure.stage}: {result.failure.message}"
             out.print(f"failed: {result.candidate.label}: {why}", style="red", markup=False)
-    panel("Decision", study.decision.reason)
+    basis = study.decision.basis
+    label = "" if basis is Source.MEASURED else f" ({basis})"
+    panel(f"Decision{label}", study.decision.reason)
     for note in study.notes:
         out.print(f"note: {note}", style="dim", markup=False)
 

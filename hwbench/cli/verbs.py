@@ -11,7 +11,7 @@ import typer
 
 import hwbench
 from hwbench import config, pipeline, registry, store, units
-from hwbench.cli import measuring, predicting, screen, starter
+from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, starter
 from hwbench.errors import Exit, TargetError, UserError
 from hwbench.records import METRICS, Recipe, TargetProfile, to_json
 
@@ -24,6 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(measuring.app)
+app.add_typer(budgeting.app)
+app.add_typer(boards.app)
+app.add_typer(nights.app)
 app.add_typer(predicting.app)
 
 RecipeName = Annotated[
@@ -94,8 +97,11 @@ def bench(
         plan(recipe, target, host, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
     place = pipeline.Place(reports, cache, jobs, fresh, patience)
+    asked = _read(recipe, target, host, overrides)
+    if pipeline.is_absent(asked[1]):
+        screen.err.print(pipeline.first_line(asked[1]), soft_wrap=True, markup=False)
     with screen.progress(quiet=as_json) as show:
-        outcome = pipeline.bench(*_read(recipe, target, host, overrides), place, show)
+        outcome = pipeline.bench(*asked, place, show)
     return _told(outcome, target, as_json)
 
 
@@ -107,6 +113,9 @@ def _told(outcome: pipeline.Outcome, target: str, as_json: bool) -> int:
     else:
         screen.decision(study)
         screen.out.print(f"report: {outcome.folder / 'report.html'}", soft_wrap=True)
+        if pipeline.is_absent(study.target):
+            how = study.target.how_to_reach
+            screen.out.print(f"predicted, not measured: {how}", soft_wrap=True, markup=False)
     if not outcome.trusted:
         raise TargetError(
             "the session could not tell the reference from its own copy: the numbers above are "

@@ -50,11 +50,15 @@ def one_of(group: str) -> Any:
     return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007  (dynamic)
 
 
-def table_of(group: str) -> type[BaseModel]:
-    """Return the model of a mapping from plug-in names to their options: ``{tvm: {}}``."""
-    fields: dict[str, Any] = {
-        name: (options_model(group, name, False) | None, None) for name in registry.names(group)
-    }
+def table_of(group: str, *, several: bool = False) -> type[BaseModel]:
+    """Return the model of a mapping from plug-in names to their options: ``{tvm: {}}``.
+
+    With `several`, one name may have a list of them: ``{torch: [{mode: eager}, {mode: graph}]}``.
+    """
+    fields: dict[str, Any] = {}
+    for name in registry.names(group):
+        model: Any = options_model(group, name, False)
+        fields[name] = (model | list[model] | None if several else model | None, None)
     return create_model(f"{group}_table", __config__=_STRICT, **fields)
 
 
@@ -72,12 +76,13 @@ def specs_of(table: BaseModel, folder: Path, *, defaults: bool) -> tuple[PluginS
     """
     specs = []
     for name in type(table).model_fields:
-        options = getattr(table, name)
-        if options is None:
+        given = getattr(table, name)
+        if given is None:
             continue
-        wanted = type(options).model_fields if defaults else options.model_fields_set
-        written = {key: _plain(getattr(options, key), folder) for key in wanted}
-        specs.append(PluginSpec(name, written))
+        for options in given if isinstance(given, list) else [given]:
+            wanted = type(options).model_fields if defaults else options.model_fields_set
+            written = {key: _plain(getattr(options, key), folder) for key in sorted(wanted)}
+            specs.append(PluginSpec(name, written))
     return tuple(specs)
 
 

@@ -167,6 +167,8 @@ class _UnderWay:
             warmup_calls=ready["warmup_calls"],
             visits=tuple(self._visits[name]),
             dropped=self._dropped[name],
+            clock=ready.get("clock", ""),
+            layers=tuple(ready.get("layers", ())),
         )
 
 

@@ -27,6 +27,8 @@ def on_front(results: Sequence[Result], objectives: Sequence[str]) -> dict[str, 
 
     whole = {}
     kinds = {m: axis_kind(results, m) for m in objectives}
+    if any(kind is not None and kind[0] is Source.PREDICTED for kind in kinds.values()):
+        return {}  # no processes, no generations: there is nothing to draw from
     live = [m for m in objectives if kinds[m] is not None]
     for result in results:
         found = {m: v for m in live if (v := usable(result, m, kinds[m])) is not None}

@@ -17,6 +17,7 @@ from hwbench.records import (
     Goal,
     Recipe,
     Result,
+    Source,
     Standing,
     TargetProfile,
     Value,
@@ -74,7 +75,9 @@ class _Case:
         )
 
 
-def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> Decision:
+def decide(
+    results: Sequence[Result], recipe: Recipe, target: TargetProfile, insist: str = ""
+) -> Decision:
     """Return which model to ship: among those that meet every goal, the best in `recipe.choose`.
 
     Candidates whose intervals touch the best one's are ties; a tie goes to the more accurate,
@@ -82,7 +85,8 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
     dense model that meets the goals beyond the noise; otherwise the verdict is ``dense``. When
     nobody meets the goals, the verdict is ``none`` and the reason names the nearest. A candidate
     that lacks an objective which others have is never chosen. The order of `results` does not
-    matter.
+    matter. `insist` is the key of a candidate that meets the goals and is to be chosen whatever
+    the figures say, for it has beaten the first choice head to head.
     """
     ordered = tuple(sorted(results, key=lambda r: (r.candidate.label, r.candidate.key)))
     case = _Case(
@@ -95,6 +99,9 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
     fit = [r for r in ordered if case.fit(r)]
     dense = _best_dense(case, fit)
     chosen, ties = _choose(case, fit)
+    for winner in fit:
+        if winner.candidate.key == insist:
+            chosen, ties = winner, []
     if chosen is None:
         reason = _why_none(case)
     elif chosen.candidate.compression.is_dense:
@@ -102,19 +109,30 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
     else:
         reason = _why_pruned(case, chosen, dense, ties)
     chances = chance.on_front(ordered, recipe.objectives)
+    kind = axis_kind(ordered, recipe.choose)
+    basis = Source.MEASURED if kind is None else kind[0]
     return Decision(
         target=target.name,
         recipe=recipe.name,
         chosen=chosen.candidate.key if chosen else None,
         dense=dense.candidate.key if dense else None,
         verdict=_verdict(chosen),
-        reason=reason + _left_out(case),
+        reason=_labelled(reason + _left_out(case), basis, target),
         standings=tuple(
             replace(_standing(case, r, chosen), on_front=chances.get(r.candidate.key))
             for r in ordered
         ),
         proxies=chance.proxies(ordered, recipe.objectives),
+        basis=basis,
     )
+
+
+def _labelled(reason: str, basis: Source, target: TargetProfile) -> str:
+    """Return the reason with the words that keep it from passing as measured."""
+    if basis is not Source.PREDICTED:
+        return reason
+    then = f" To measure it, {target.how_to_reach}." if target.how_to_reach else ""
+    return f"Predicted, not measured. {reason}{then}"
 
 
 def _verdict(chosen: Result | None) -> Literal["pruned", "dense", "none"]:

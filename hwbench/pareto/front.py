@@ -19,6 +19,9 @@ from hwbench.records import METRICS, Result, Source, Value
 TIERS = ("", "meter", "counter", "model", "proxy")
 STRENGTH = (Source.MEASURED, Source.EMULATED, Source.PREDICTED, Source.PROXY, Source.STATIC)
 
+PREDICTED_TIE = 1.25
+"""Predicted times nearer than this are ties: such pairs were not always ordered right."""
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -58,7 +61,8 @@ def compare(a: Value, b: Value, margin: float = 0.0) -> int:
     """Return 1 if `a` is better than `b` beyond the noise, -1 if worse, 0 if nobody can tell.
 
     With intervals on both sides they must not touch; otherwise the numbers decide. `margin` is a
-    share of b's number that a difference must exceed besides. Two kinds of source are never told
+    share of b's number that a difference must exceed besides. Predicted times are told apart
+    from `PREDICTED_TIE` on, whatever their bands. Two kinds of source are never told
     apart: a proxy neither beats nor loses to a measured number.
     """
     if a.value is None or b.value is None or kind_of(a) != kind_of(b) or a.metric != b.metric:
@@ -67,7 +71,11 @@ def compare(a: Value, b: Value, margin: float = 0.0) -> int:
     gain = (a.value - b.value) * sign
     if gain == 0 or abs(gain) <= margin * abs(b.value):
         return 0
-    if _overlap(a, b):
+    if _foretold(a):
+        # The band is common to all; what is left is what the published pairs were ordered by.
+        if max(a.value, b.value) < PREDICTED_TIE * min(a.value, b.value):
+            return 0
+    elif _overlap(a, b):
         return 0
     return 1 if gain > 0 else -1
 
@@ -129,18 +137,25 @@ def _rank(kind: Kind) -> tuple[int, int]:
 def baseline(result: Result, results: Sequence[Result]) -> Result | None:
     """Return the dense model to hold `result` against, or None if every dense one failed.
 
-    Best is the dense model it was pruned from on the same backend; then any dense model on that
-    backend; then the one it was pruned from elsewhere; then any.
+    Never one in a short number format while another ran: what is lost counts from the model as
+    it was trained. Best is the dense model it was pruned from on the same backend; then any dense
+    model on that backend; then the one it was pruned from elsewhere; then any.
     """
     dense = [r for r in results if r.candidate.compression.is_dense and r.failure is None]
     parent = result.candidate.compression.dense.key
     backend = result.candidate.backend
 
-    def distance(other: Result) -> tuple[bool, bool, str]:
+    def distance(other: Result) -> tuple[bool, bool, bool, str]:
         candidate = other.candidate
-        return candidate.backend != backend, candidate.compression.key != parent, candidate.key
+        short = candidate.export.precision != "fp32"
+        foreign = candidate.compression.key != parent
+        return short, candidate.backend != backend, foreign, candidate.key
 
     return min(dense, key=distance, default=None)
+
+
+def _foretold(value: Value) -> bool:
+    return value.source is Source.PREDICTED and METRICS[value.metric].unit == "s"
 
 
 def _overlap(a: Value, b: Value) -> bool:

@@ -47,7 +47,9 @@ def gain(value: Value, reference: Value) -> str:
     words = _SAYS.get(metric.unit, ("less", "more"))
     parts = [f"{ratio:.2f} × {words[0]}" if ratio >= 1 else f"{1 / ratio:.2f} × {words[1]}"]
     ends = _ends(value, reference)
-    if ends is not None:
+    if value.source is Source.PREDICTED:
+        parts.append("differences below 25 % are ties")
+    elif ends is not None:
         low, high = ends if ratio >= 1 else (1 / ends[1], 1 / ends[0])
         parts.append(f"95 % interval {low:.2f}–{high:.2f}")
     return ", ".join(parts)

@@ -1,6 +1,8 @@
 """The corridor: the only place that knows the order of the rooms, and what runs in parallel."""
 
+from hwbench.pipeline.absent import first_line, is_absent
 from hwbench.pipeline.bench import Outcome, bench
+from hwbench.pipeline.budget import Fitted, fit
 from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
@@ -12,6 +14,7 @@ __all__ = [
     "ON",
     "PHASES",
     "Comparison",
+    "Fitted",
     "Forecast",
     "Foretold",
     "Outcome",
@@ -21,8 +24,11 @@ __all__ = [
     "bench",
     "compare",
     "export",
+    "first_line",
+    "fit",
     "forecast",
     "foretell",
+    "is_absent",
     "pack",
     "pick",
     "render",

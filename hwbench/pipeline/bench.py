@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hwbench import measure, pareto, report, search, store
-from hwbench.pipeline import bundle
+from hwbench.pipeline import absent, bundle
 from hwbench.pipeline import search as searching
 from hwbench.pipeline.confirm import confirm
 from hwbench.pipeline.context import (
@@ -27,8 +27,10 @@ from hwbench.pipeline.context import (
 from hwbench.pipeline.crew import Crew
 from hwbench.pipeline.jobs import Job, Prepare, Prepared
 from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
+from hwbench.pipeline.modelled import modelled
 from hwbench.pipeline.prepare import prepare, weights
 from hwbench.pipeline.repeat import repeat
+from hwbench.pipeline.shift import shift
 from hwbench.records import (
     Candidate,
     Conditions,
@@ -58,11 +60,14 @@ class Outcome:
 def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Outcome:
     """Run a recipe on a target, from weights to decision; return what it left behind.
 
-    Raises `UserError` for a mistake of the user's, `TargetError` when the device is unusable.
+    A board that is described but not configured (`absent.is_absent`) is not measured: the run
+    says all that is true without it and ends in a predicted decision. Raises `UserError` for a
+    mistake of the user's, `TargetError` when the device is unusable.
     A candidate that fails is a result with its reason, and the run goes on.
     """
     candidates = search.plan(recipe, target)
-    conditions = measure.probe(target)
+    away = absent.is_absent(target)
+    conditions = absent.NOWHERE if away else measure.probe(target)
     config = {
         "recipe": to_json(recipe),
         "target": to_json(target),
@@ -79,7 +84,10 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
             fresh = place.fresh and not run.resumed
             context = Context(recipe, target, spec, cache, run, crew, show, fresh)
             check_metric(context)
-            study, ready, trusted = _study(context, candidates, conditions)
+            if away:
+                (study, ready), trusted = absent.study(context, candidates, {}), True
+            else:
+                study, ready, trusted = _study(context, candidates, conditions)
         show("report", 0.0, study.decision.reason)
         written = bundle.write(study, ready, run.folder / "model")
         store.write_study(study, run.folder)
@@ -101,6 +109,8 @@ def _study(
     context.run.keep(failed(p) for p in ready if p.failure is not None)
     sitting = _timed(seconds, "measure", lambda: sit(context, ready, conditions))
     results = _timed(seconds, "score", lambda: judge(context, ready, sitting))
+    results, shifts = _timed(seconds, "shift", lambda: shift(context, ready, results))
+    results, energy = modelled(context, results)
     results = [*results, *found.failures]
     context.run.keep(results)
     first = pareto.decide(results, context.recipe, context.target)
@@ -120,8 +130,9 @@ def _study(
         versions=versions(),
         started=started,
         seconds=seconds,
-        notes=(*notes, *found.notes, *sitting.notes, *remarks),
+        notes=(*notes, *found.notes, *sitting.notes, *remarks, *energy),
         tried=found.tried,
+        shift=shifts,
     )
     return study, ready, sitting.valid
 

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from hwbench import files, measure
+from hwbench import files, measure, registry
 from hwbench.errors import StageError, UserError
 from hwbench.pipeline.context import Context, measuring_stamp
 from hwbench.pipeline.counted import counted
@@ -15,6 +16,7 @@ from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
     Answers,
+    Candidate,
     CompiledModel,
     Conditions,
     Decision,
@@ -31,7 +33,10 @@ from hwbench.records import (
     to_json,
 )
 
-DISAGREES = 1e-3
+_DISAGREES = 1e-3
+_ROUNDS = 0.1
+"""The same in int8: where two processors add floats in another order, a value on the edge rounds
+to the next of 256 steps, and what follows with it. A broken artifact is off by more."""
 """Error of a deployed artifact, relative to its ONNX file's answers, beyond which it is broken."""
 
 MARGIN = 0.02
@@ -93,7 +98,8 @@ def _worth(
     for name, wait in asked.items():
         if wait is None:
             continue
-        value, _ = accuracy(wait, data, Source.MEASURED)
+        # Who is broken is said later; here only a score is wanted.
+        value, _ = accuracy(wait, data, Source.MEASURED, math.inf)
         if value.value is not None:
             found[name] = value.value
     return found
@@ -211,7 +217,8 @@ def _result(
     if prepared.model.denormals:
         notes.append(f"{prepared.model.denormals} denormal weights: they can slow a CPU down")
     if failure is None and answer is not None:
-        score, failure = accuracy(answer, data, measurement.source)
+        limit = tolerance(prepared.candidate)
+        score, failure = accuracy(answer, data, measurement.source, limit)
         values[score.metric] = score
     elif failure is not None:
         reason = f"not measured: {failure.message}"
@@ -258,21 +265,36 @@ def ask_score(
     return wait
 
 
+def tolerance(candidate: Candidate) -> float:
+    """Return how far a candidate's answers may be from its file's: more in short formats."""
+    if candidate.export.precision == "int8":
+        return _ROUNDS
+    backend = candidate.backend
+    own: Callable[[Mapping[str, Any]], float] | None
+    own = getattr(registry.module("backends", backend.kind), "tolerance", None)
+    return _DISAGREES if own is None else own(backend.options)
+
+
 def accuracy(
-    wait: Callable[[], Scored], data: Inputs, source: Source
+    wait: Callable[[], Scored], data: Inputs, source: Source, limit: float = _DISAGREES
 ) -> tuple[Value, Failure | None]:
-    """Return the score of a deployed artifact, or the reason why it has none."""
+    """Return the score of a deployed artifact, or the reason why it has none.
+
+    ``limit`` is how far its answers may be from its ONNX file's, relative to the largest.
+    """
     try:
         scored = wait()
     except StageError as error:
         failure = Failure(error.stage, error.what, error.where)
         return missing(data.metric, source, error.what), failure
-    if not scored.disagreement <= DISAGREES:
+    if not scored.disagreement <= limit:
         what = (
             f"the deployed artifact is {scored.disagreement:.1e} away from its ONNX file "
-            f"(relative; at most {DISAGREES:.0e})"
+            f"(relative; at most {limit:.0e})"
         )
         return missing(scored.metric, source, what), Failure("measure", what)
+    if data.unscored:
+        return missing(scored.metric, source, f"not available: {data.unscored}"), None
     note = f"{scored.samples} samples"
     spread = None
     if METRICS[scored.metric].unit == "fraction":
@@ -325,5 +347,6 @@ def read_test(
             reason = measured.failures["outputs"].message
             scores[role] = missing(data.metric, measured.source, reason)
         else:
-            scores[role], _ = accuracy(wait, data, measured.source)
+            limit = tolerance(prepared.candidate)
+            scores[role], _ = accuracy(wait, data, measured.source, limit)
     return scores

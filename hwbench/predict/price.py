@@ -17,6 +17,9 @@ from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 TRANSFER = (0.90, 1.45)
 """What another runtime than the published one (ncnn) may make of it: no number to check against."""
+_CALL, _STEP = 50e-6, 5e-6
+"""Assumed: what a call and each of its steps may cost besides. Networks of the fit are too large
+to tell; it widens the band of small ones."""
 _HALF_PRECISION = 2.0
 """fp32 takes as long as the fp16 that a table was published in, or up to twice as long."""
 
@@ -67,7 +70,7 @@ def predict(model: OnnxModel, core: str) -> Prediction:
         core=core,
         seconds=seconds * middle,
         low=seconds * middle * down,
-        high=seconds * middle * up,
+        high=seconds * middle * up + _CALL + _STEP * len(layers),
         layers={name: part * middle for name, part in layers.items()},
         notes=tuple(notes),
     )

@@ -8,8 +8,9 @@ from typing import Literal
 
 from hwbench.records.asked import Recipe, TargetProfile
 from hwbench.records.measured import Beside, Conditions, Result
-from hwbench.records.metrics import Value
+from hwbench.records.metrics import Source, Value
 from hwbench.records.searched import Tried
+from hwbench.records.shifted import Shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Decision:
     goals. ``test`` holds the test split's score of the chosen and of the dense model, read once.
     ``confirmed`` is how the chosen model did head to head with its rivals, in fresh processes;
     ``proxies`` says in sentences what would change if the numbers that are proxies were off.
+    ``basis`` is the source of the numbers that it was chosen by: what is not measured says so.
     ``accuracy`` is how sure the accuracies that decided are.
     """
 
@@ -67,6 +69,7 @@ class Decision:
     test: Mapping[str, Value] = field(default_factory=dict)
     confirmed: tuple[Beside, ...] = ()
     proxies: tuple[str, ...] = ()
+    basis: Source = Source.MEASURED
     accuracy: tuple[Repeated, ...] = ()
 
 
@@ -89,3 +92,4 @@ class Study:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
+    shift: tuple[Shifted, ...] = ()

@@ -51,7 +51,8 @@ class Process:
     """One fresh process of one candidate: what it cost to get ready, then its visits.
 
     Times in seconds; ``role`` is ``candidate``, ``reference`` (R, the dense baseline on the
-    same backend) or ``shadow`` (S, a byte-identical copy of R).
+    same backend) or ``shadow`` (S, a byte-identical copy of R). ``clock`` says what the calls were
+    timed by where it was not the worker's stopwatch, ``layers`` what the device made of each layer.
     """
 
     artifact: str
@@ -62,6 +63,8 @@ class Process:
     warmup_calls: int
     visits: tuple[Visit, ...]
     dropped: int = 0
+    clock: str = ""
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,9 @@ class MemoryReading:
     """Peak resident memory of a fresh process (``VmHWM``, bytes) at its phases.
 
     ``variants`` holds the model's share (less the empty runtime) with other settings of the
-    runtime, by what is different: ``{"without the arena": 812_000}``.
+    runtime, by what is different: ``{"without the arena": 812_000}``. ``device`` holds peaks of
+    an accelerator's own memory: ``allocated`` and ``reserved`` by the runtime's allocator,
+    ``process`` as the driver counts this process, ``context`` the same before anything is loaded.
     """
 
     after_import: int
@@ -78,6 +83,7 @@ class MemoryReading:
     after_runs: int
     empty_runtime: int | None = None
     variants: Mapping[str, int] = field(default_factory=dict)
+    device: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,8 @@ class Failure:
 class Measurement:
     """Everything one device said about one artifact; statistics are derived each time.
 
-    ``latency`` holds one `Process` a generation. A pass that failed leaves its reason in
+    ``latency`` holds one `Process` a generation; ``memory_again`` and ``energy_again`` further
+    readings of other processes, where there are such. A pass that failed leaves its reason in
     ``failures`` under ``latency``, ``memory``, ``energy`` or ``outputs``.
     ``outputs`` names the file (``.npy``) with the deployed artifact's answers.
     """
@@ -122,6 +129,8 @@ class Measurement:
     energy: EnergyReading | None = None
     outputs: Path | None = None
     failures: Mapping[str, Failure] = field(default_factory=dict)
+    memory_again: tuple[MemoryReading, ...] = ()
+    energy_again: tuple[EnergyReading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

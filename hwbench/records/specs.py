@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from hwbench.records.plain import digest
 
+_TELLING = {"provider": "cpu", "precision": "fp32", "mode": "eager", "l2": "warm"}
+"""Options by which one backend is several candidates, with what needs no saying."""
+
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
@@ -15,6 +18,12 @@ class PluginSpec:
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """A short name for people: ``torch bf16 graph``."""
+        told = (str(self.options[k]) for k, d in _TELLING.items() if self.options.get(k, d) != d)
+        return " ".join((self.kind, *told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,4 +200,4 @@ class Candidate:
     def label(self) -> str:
         """A short name for people: ``channel 50 % l2 local · onnxruntime``."""
         precision = "" if self.export.precision == "fp32" else f" {self.export.precision}"
-        return f"{self.compression.label}{precision} · {self.backend.kind}"
+        return f"{self.compression.label}{precision} · {self.backend.label}"

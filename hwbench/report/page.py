@@ -7,8 +7,8 @@ from importlib.resources import files as resources
 from typing import Any
 
 from hwbench import units
-from hwbench.records import METRICS, Result, Study
-from hwbench.report import history, look, picture, plane, plots, prose, table
+from hwbench.records import METRICS, Result, Source, Study
+from hwbench.report import history, look, picture, plane, plots, prose, shifting, table
 
 _ABOUT = {
     "Speed-up": "latency of the dense model on the same backend over this one's",
@@ -41,6 +41,10 @@ def page(study: Study) -> str:
         figures=prose.figures(study),
         tests=prose.test_scores(study),
         proxies=study.decision.proxies,
+        bars="the bands of the predictions, common to all; predicted times less than 25\xa0% apart "
+        "are ties"
+        if study.decision.basis is Source.PREDICTED
+        else "95\xa0% intervals",
         counts=_counts(study),
         legend=_legend(study),
         drawings=[_drawing(study, flat, drawn is not None) for flat, drawn in drawings],
@@ -48,6 +52,9 @@ def page(study: Study) -> str:
         goals=_goals(study),
         tried=history.rows(study),
         axes=history.axes(study),
+        shift=shifting.rows(study),
+        potentials=shifting.potentials(study),
+        guideline=shifting.guideline(study),
         table=_table(study),
         failed=[r for r in look.ordered(study) if r.failure is not None],
         gaps=_gaps(study),

@@ -113,7 +113,6 @@ def against_sparsity(study: Study) -> Plane:
 
 def promised(study: Study) -> Plane:
     """Return the speed-up measured against the one that the multiply-adds promise."""
-    title = "Speed-up: promised by the arithmetic, and measured"
     x_title = "Fewer multiply-adds (×, static)"
     about = (
         "Across: multiply-adds of the dense model over those that still have a non-zero weight. "
@@ -121,6 +120,7 @@ def promised(study: Study) -> Plane:
         "diagonal is what the arithmetic promises; points on the dashed line gained nothing."
     )
     latency = look.axis(study.results, "latency_p50")
+    title = f"Speed-up: promised by the arithmetic, and {latency.source if latency else 'found'}"
     y_title = f"Speed-up (×, {latency.source})" if latency else "Speed-up (×)"
     points = []
     absent = []

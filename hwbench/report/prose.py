@@ -8,18 +8,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from hwbench import units
-from hwbench.records import METRICS, Goal, Result, Study, Value, to_json
+from hwbench.records import METRICS, Goal, Result, Source, Study, Value, to_json
 from hwbench.report import look, table
 
 
 def headline(study: Study) -> str:
     """Return the decision as a title: ``Ship channel 50 % l2 local · onnxruntime``."""
+    basis = study.decision.basis
+    label = f"{basis.capitalize()}: s" if basis in (Source.PREDICTED, Source.EMULATED) else "S"
+    return label + _headline(study)
+
+
+def _headline(study: Study) -> str:
+    """Return the title without its first letter."""
     chosen = look.find(study, study.decision.chosen)
     if study.decision.verdict == "none" or chosen is None:
-        return "Ship none of these models"
+        return "hip none of these models"
     if study.decision.verdict == "dense":
-        return f"Ship the dense model on {chosen.candidate.backend.kind}"
-    return f"Ship {chosen.candidate.label}"
+        return f"hip the dense model on {chosen.candidate.backend.kind}"
+    return f"hip {chosen.candidate.label}"
 
 
 def goal_words(goal: Goal) -> str:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import StageError
-from hwbench.protocols import Backend, EnergyMeter, Session
+from hwbench.protocols import Accelerated, Backend, EnergyMeter, Session
 from hwbench.records import EnergyReading, Failure, from_json, to_json
-from hwbench.worker import stopwatch
+from hwbench.worker import gpu, stopwatch
 from hwbench.worker.messages import Job, Settings
 
 if TYPE_CHECKING:
@@ -92,16 +92,24 @@ class Runner:
         gc.collect()
         gc.freeze()
         gc.disable()
-        return {"load": load, "first": first, "warmup_calls": calls, "call": each}
+        told: dict[str, Any] = {"load": load, "first": first, "warmup_calls": calls, "call": each}
+        if isinstance(session, Accelerated):
+            told |= {"clock": session.clock, "layers": session.layers}
+        return told
 
     def visit(self, calls: int) -> dict[str, Any]:
         """Time `calls` calls after a discarded one; return nanoseconds and switches of each."""
         assert self._session is not None
-        self._session.invoke()
-        wall, cpu, switches = stopwatch.time_calls(self._session.invoke, calls)
+        session = self._session
+        session.invoke()
+        if isinstance(session, Accelerated) and session.clock:
+            own: list[int] = []
+            _, cpu, switches = stopwatch.time_calls(lambda: own.append(session.time_call()), calls)
+            return {"wall": own, "cpu": cpu, "switches": switches}
+        wall, cpu, switches = stopwatch.time_calls(session.invoke, calls)
         return {"wall": wall, "cpu": cpu, "switches": switches}
 
-    def memory(self, runs: int) -> dict[str, int]:
+    def memory(self, runs: int) -> dict[str, Any]:
         """Return the peaks of resident memory, phase by phase."""
         imported = stopwatch.peak_memory()
         # What the import needed for a moment must not hide what the model needs.
@@ -114,7 +122,13 @@ class Runner:
             session.invoke()
         after = stopwatch.peak_memory()
         phases = ("after_import", "after_load", "after_first", "after_runs")
-        return dict(zip(phases, (imported, loaded, first, after), strict=True))
+        found = dict(zip(phases, (imported, loaded, first, after), strict=True))
+        device = session.device_memory() if isinstance(session, Accelerated) else {}
+        if device:
+            # By the driver's own books: what the allocator keeps, and the context.
+            seen = gpu.process_memory(os.getpid())
+            device = device if seen is None else {**device, "process": seen}
+        return {**found, **({"device": device} if device else {})}
 
     def outputs(self, file: str) -> dict[str, Any]:
         """Write the first output's answers to all inputs, as an ``.npy`` file; return its name."""

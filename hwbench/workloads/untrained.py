@@ -1,0 +1,89 @@
+"""Networks with random weights, for studies of latency, memory and energy alone.
+
+What they answer means nothing, so that their accuracy is "not available"; what they cost does not
+depend on the values of their weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hwbench.errors import UserError
+from hwbench.protocols import Split, Workload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+REQUIRES = {"torch": "torch"}
+_STREAMS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Which network, and how large.
+
+    ``net``: ``mlp`` (`depth` layers of `width`), ``vit`` (patches of 16, `depth` blocks of
+    `width`; 12 of 768 is ViT-B) or ``resnet50`` (``width`` 64 is the usual one; `depth` blocks in
+    the third stage, usually 6). ``size``: of the images' sides. ``samples``: in each split.
+    """
+
+    net: Literal["mlp", "vit", "resnet50"] = "mlp"
+    width: int = 64
+    depth: int = 2
+    size: int = 32
+    classes: int = 10
+    samples: int = 32
+
+
+class Untrained:
+    """A network as it was initialised, and noise for it to look at."""
+
+    metric = "top1"
+    unscored = "random weights, which nobody trained: a study of cost alone"
+
+    def __init__(self, options: Options) -> None:
+        """Check the sizes."""
+        for name in ("width", "depth", "size", "classes", "samples"):
+            if getattr(options, name) < 1:
+                found = f"{name}: {getattr(options, name)}"
+                raise UserError(found, where="workload untrained", expected="1 or more")
+        if options.net == "vit" and options.size % 16:
+            what = f"size: {options.size}"
+            raise UserError(what, where="workload untrained", expected="a multiple of 16")
+        self._own = options
+
+    def model(self) -> nn.Module:
+        """Return the network with torch's own initialisation."""
+        from hwbench.workloads import _untrained_nets as nets
+
+        own = self._own
+        if own.net == "mlp":
+            return nets.mlp(own.width, own.depth, own.classes)
+        if own.net == "vit":
+            return nets.Vit(own.size, 16, own.width, own.depth, own.classes)
+        return nets.ResNet(own.width, (3, 4, own.depth, 3), own.classes)
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return noise: (n, width) for the MLP, else images (n, 3, size, size); labels are 0."""
+        import torch
+
+        own = self._own
+        shape = (own.width,) if own.net == "mlp" else (3, own.size, own.size)
+        stream = torch.Generator().manual_seed(_STREAMS[split])
+        labels = torch.zeros(own.samples, dtype=torch.int64)
+        return torch.randn((own.samples, *shape), generator=stream), labels
+
+    def train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy of a batch: gradients for criteria that want them."""
+        from torch.nn import functional as F
+
+        return F.cross_entropy(model(inputs), labels)
+
+    def score(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Return 0: nothing here is right or wrong (see ``unscored``)."""
+        return 0.0
+
+
+PLUGIN: type[Workload] = Untrained

@@ -1,0 +1,91 @@
+"""A run for a board that nobody has configured: complete, labelled, and nothing in it measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.integration.house import House
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return House.build(tmp_path_factory.mktemp("house"))
+
+
+def test_a_run_without_its_board_is_complete_and_says_what_it_is(house: House) -> None:
+    changes = ("--set", "backends={onnxruntime: {}, tvm: {}}")
+    done = house.run("bench", "--recipe", "smoke", "--target", "rpi4", *changes)
+    assert done.stderr.startswith("no board is configured for rpi4"), "the first line says so"
+    last = done.stdout.strip().splitlines()[-1]
+    assert "--host" in last, "the last line says how to attach one"
+    latest = house.folder / "reports/latest"
+    for name in ("report.html", "decision.md", "pareto.png", "study.json", "model/manifest.json"):
+        assert (latest / name).stat().st_size > 50, name
+    decision = house.decision()
+    assert decision["basis"] == "predicted"
+    assert decision["reason"].startswith("Predicted, not measured.")
+    assert (latest / "decision.md").read_text().startswith("# Predicted: ship")
+
+
+def test_no_number_passes_as_measured(house: House) -> None:
+    latest = house.folder / "reports/latest"
+    for result in house.results():
+        assert result["failure"] is None, result
+        for value in result["values"].values():
+            assert value["source"] in ("predicted", "static", "proxy"), value
+        latency = result["values"]["latency_p50"]
+        assert latency["low"] < latency["value"] < latency["high"], "a band, always"
+        assert result["values"]["peak_memory"]["value"] is None
+        assert result["measured_at"] == ""
+    assert '"measured"' not in (latest / "decision.json").read_text()
+    with (latest / "results.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            assert "measured" not in row.values()
+    page = (latest / "report.html").read_text().split("<script", 1)[0]
+    # The legend explains the word, and the label says "not measured"; nothing else has it.
+    said = re.sub(r'<section aria-labelledby="h-how">.*?</section>', "", page, flags=re.DOTALL)
+    assert 'class="source measured"' not in said
+    assert 'class="source predicted"' in said
+
+
+def test_the_artifacts_are_code_for_the_board(house: House) -> None:
+    names = [
+        p
+        for p in (house.folder / ".hwbench/cache").rglob("model.so")
+        if p.read_bytes()[18:20] == (183).to_bytes(2, "little")
+    ]
+    assert len(names) == 3, "three sets of weights, cross-compiled"
+
+
+def test_pick_stays_predicted(house: House) -> None:
+    done = house.run("pick", "--goal", "latency_p50.max=10s", "--json")
+    decision = json.loads(done.stdout)
+    assert decision["basis"] == "predicted"
+    assert decision["reason"].startswith("Predicted, not measured.")
+
+
+def test_a_host_that_cannot_be_reached_is_never_replaced_by_a_prediction(house: House) -> None:
+    done = house.run(
+        "bench", "--recipe", "smoke", "--target", "rpi4", "--host", "nobody@127.0.0.1", code=3
+    )
+    assert "predicted" not in done.stdout + done.stderr
+
+
+def test_predict_prints_bands(house: House) -> None:
+    model = Path("reports/latest/model/model.onnx")
+    done = house.run("predict", str(model), "--target", "rpi3", "--json")
+    rows = json.loads(done.stdout)
+    assert {row["backend"] for row in rows} == {"onnxruntime", "tvm", "tvm_sparse"}
+    for row in rows:
+        latency = row["latency"]
+        assert latency["source"] == "predicted"
+        assert latency["reason"] or latency["low"] < latency["value"] < latency["high"]
+    assert "ties" in house.run("predict", str(model)).stdout
+    house.run("predict", str(model), "--target", "local-cpu", code=2)
