@@ -11,13 +11,14 @@ WHY    ?= first baseline
 ARGS   ?=
 VENV   ?= .venv
 PYTHON ?= python3
+WORKERS ?= 2
 
 at := --target '$(TARGET)' $(if $(HOST),--host '$(HOST)')
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := bench
-.PHONY: bench plan report nightly baseline test test-fast bench-kernels check format clean help
+.PHONY: bench plan report nightly baseline emulated-board test test-fast bench-kernels check format clean help
 
 bench: $(VENV)/.user ## run RECIPE on TARGET (ARGS go to hwbench bench: ARGS="--fresh")
 	@$(bin)/hwbench bench --recipe $(RECIPE) $(at) $(ARGS)
@@ -34,8 +35,11 @@ nightly: $(VENV)/.user ## hold today's models against the pinned ones (PLAN in r
 baseline: $(VENV)/.user ## pin a baseline for RECIPE on TARGET where there is none yet (WHY="...")
 	@$(bin)/hwbench baseline set --if-none --recipe $(RECIPE) --target $(TARGET) --why "$(WHY)" $(ARGS)
 
+emulated-board: $(VENV)/.user ## build the board of TARGET=rpi4-emulated (Debian or Ubuntu; 400 MB, cached)
+	@$(bin)/hwbench board emulate
+
 test: check ## all checks and tests (a browser test needs Debian's chromium and chromium-driver)
-	@$(bin)/python -m pytest
+	@$(bin)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.dev ## the tests that take no more than seconds
 	@$(bin)/python -m pytest -m "not slow" tests/unit tests/contracts

@@ -60,6 +60,18 @@ class Checked(Protocol):
         """Try everything but the test split once; raises `UserError` for a mistake."""
 
 
+@runtime_checkable
+class Pictured(Protocol):
+    """A workload of pictures that can be shifted: it says how its inputs are made of pixels."""
+
+    metric: str
+    pixels: tuple[float, float]
+    """The mean and the scale: inputs * scale + mean are pixels in 0..1."""
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return pictures (n, channels, height, width) and labels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """What a pruner made: a pruned copy and how to make it again.
@@ -196,6 +208,14 @@ class Backend(Protocol):
         It stands beside `entry`'s folder, takes an optional ``.npy`` file of one batch of inputs
         as its argument (zeros otherwise) and prints the outputs.
         """
+
+
+@runtime_checkable
+class Planning(Protocol):
+    """A backend whose compiler plans the memory of activations."""
+
+    def planned_memory(self, model: OnnxModel) -> int | None:
+        """Return the bytes that it planned when it compiled `model`; None if it did not."""
 
 
 class EnergyMeter(Protocol):

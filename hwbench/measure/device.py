@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -30,6 +30,9 @@ class Device:
     """How often the latency pass may be made: once more when R and its copy S differ."""
     groups: Sequence[frozenset[str]] = ()
     """Which artifacts were measured together, where that is settled beforehand."""
+
+    waits: Callable[[str], None] = staticmethod(lambda _why: None)
+    """Told about once a second why the device keeps us waiting, as long as it does."""
 
     def __init__(self, target: TargetProfile, connection: Connection, log: IO[bytes]) -> None:
         """Ship the worker over an open connection and start it."""
@@ -69,6 +72,8 @@ class Device:
                     raise TargetError(f"the worker says {line[:80]!r}") from error
                 if "done" in message:
                     return
+                if "waiting" in message:
+                    self.waits(message["waiting"])
                 if "alive" not in message:
                     yield message
 
@@ -165,6 +170,14 @@ def check_identity(target: TargetProfile, found: Conditions) -> None:
             where=target.name,
             expected=target.isa,
             mend="correct the target's isa or its connection",
+        )
+    board = found.identity.get("board")
+    if target.model and target.model not in (board or ""):
+        raise TargetError(
+            f"the device says that it is {board or 'nothing in particular'}",
+            where=target.name,
+            expected=target.model,
+            mend="choose the target that describes it, or write one (docs/add-your-board.md)",
         )
     flags = set(_flags(found.identity))
     absent = [f for f in target.features if f in KERNEL_FLAGS and flags and f not in flags]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench.records import (
     Candidate,
     CompiledModel,
+    CompressionSpec,
     Failure,
     OnnxModel,
+    Shifted,
+    ShiftSpec,
     TargetProfile,
     WorkloadSpec,
 )
@@ -56,6 +60,30 @@ class Compile:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """Run an ONNX file and its dense model's on shifted data."""
+
+    workload: WorkloadSpec
+    model: OnnxModel
+    dense: OnnxModel
+    spec: ShiftSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Say which layers of a workload's model a pattern can prune."""
+
+    spec: CompressionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prunable:
+    """The layers that can be pruned, with what shares of them count (channels, weights)."""
+
+    units: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A candidate that is ready to be measured, or why it is not."""
 
@@ -87,11 +115,11 @@ class Inputs:
     unscored: str = ""
 
 
-JOBS: dict[str, type[Prepare] | type[WriteInputs] | type[Score] | type[Compile]] = {
-    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile)
+Job = Prepare | WriteInputs | Score | Compile | Shift | Widths
+Answer = Prepared | Scored | Inputs | Shifted | Prunable
+JOBS: dict[str, type[Job]] = {
+    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile, Shift, Widths)
 }
-ANSWERS: dict[str, type[Prepared] | type[Scored] | type[Inputs]] = {
-    kind.__name__: kind for kind in (Prepared, Scored, Inputs)
+ANSWERS: dict[str, type[Answer]] = {
+    kind.__name__: kind for kind in (Prepared, Scored, Inputs, Shifted, Prunable)
 }
-Job = Prepare | WriteInputs | Score | Compile
-Answer = Prepared | Scored | Inputs

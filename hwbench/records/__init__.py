@@ -57,7 +57,8 @@ from hwbench.records.nights import (
     TrendPoint,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
-from hwbench.records.searched import Point, Tried
+from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
+from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
     LAST,
     Candidate,
@@ -80,17 +81,20 @@ __all__ = [
     "Beside",
     "Candidate",
     "Change",
+    "Choice",
     "CompiledModel",
     "CompressedModel",
     "CompressionSpec",
     "Conditions",
     "Decision",
+    "Distance",
     "EnergyReading",
     "ExportSpec",
     "Failure",
     "Floor",
     "Goal",
     "Healing",
+    "LatencyTable",
     "Layer",
     "LayerCurve",
     "LayerNote",
@@ -104,7 +108,9 @@ __all__ = [
     "NightlyPlan",
     "OnnxModel",
     "Pair",
+    "Paired",
     "Pin",
+    "Plan",
     "PluginSpec",
     "Point",
     "Power",
@@ -118,6 +124,8 @@ __all__ = [
     "SearchSpec",
     "Sensitivity",
     "ShadowRate",
+    "ShiftSpec",
+    "Shifted",
     "Sitting",
     "Source",
     "Standing",

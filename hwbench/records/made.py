@@ -105,7 +105,8 @@ class CompiledModel:
 
     ``entry`` names the file to load, relative to ``folder``; ``digest`` covers every file;
     ``versions`` says what compiled it. ``worker`` is a folder with the worker of another hwbench
-    that is to run it (a pinned baseline brings its own); None: today's.
+    that is to run it (a pinned baseline brings its own); None: today's. ``planned_memory`` is the
+    arena of activations in bytes where the compiler plans one.
     """
 
     candidate: Candidate
@@ -120,3 +121,4 @@ class CompiledModel:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     worker: Path | None = None
+    planned_memory: int | None = None
