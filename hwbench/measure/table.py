@@ -118,6 +118,8 @@ class Table:
             for name, failure in latency.failures.items():
                 self._failures[name]["latency"] = failure
             energy = self._energy()
+        if others := now.state.get("gpu_processes"):
+            notes = (*notes, f"{others} other processes were on the GPU when the sitting began")
         self._progress(1.0, "measured")
         found = self._gathered(memory, energy, latency)
         return self._sitting(before, found, latency, (*notes, *latency.notes))
