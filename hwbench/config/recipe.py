@@ -18,6 +18,7 @@ from hwbench.records import (
     Healing,
     Method,
     PluginSpec,
+    Precision,
     Recipe,
     Schedule,
     SearchSpec,
@@ -119,8 +120,10 @@ class SearchTable(_Table):
     )
     budget: BudgetTable = Field(default_factory=BudgetTable)
     seeds: list[int] = Field([0], min_length=1, description="each repeats the whole study")
-    precisions: list[Literal["fp32"]] = Field(
-        ["fp32"], min_length=1, description="number formats of the exported models"
+    precisions: list[Precision] = Field(
+        ["fp32"],
+        min_length=1,
+        description="number formats of the pruned models; the dense one is always tried in both",
     )
 
 

@@ -21,11 +21,11 @@ BATCHES = (1, 3)
 _ROWS = 250
 
 
-def worst_error(model: nn.Module, content: bytes, samples: Tensor) -> float:
+def worst_error(model: nn.Module, content: bytes, samples: Tensor, limit: float = LIMIT) -> float:
     """Return the largest max|onnx - torch| / max|torch| over random and real inputs.
 
     Both kinds are tried at batch 1 and 3, every output on its own. Raises `StageError` when an
-    output is not finite, the file does not run, or the error is above `LIMIT`.
+    output is not finite, the file does not run, or the error is above the limit.
     """
     session = _session(content)
     name = session.get_inputs()[0].name
@@ -35,11 +35,11 @@ def worst_error(model: nn.Module, content: bytes, samples: Tensor) -> float:
         found = _onnx_outputs(session, name, inputs, kind)
         for own, reference in zip(found, wanted, strict=True):
             worst = max(worst, _error(own, reference, kind))
-    if worst > LIMIT:
+    if worst > limit:
         raise StageError(
             "export",
             f"the ONNX file differs from PyTorch by {worst:.1e} of the largest output",
-            expected=f"at most {LIMIT:g}",
+            expected=f"at most {limit:g}",
             mend="does the model draw random numbers or keep state in evaluation mode?",
         )
     return worst

@@ -58,7 +58,7 @@ from hwbench.records.nights import (
     TrendPoint,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
-from hwbench.records.searched import Point, Tried
+from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
     LAST,
@@ -82,6 +82,7 @@ __all__ = [
     "Beside",
     "Candidate",
     "Change",
+    "Choice",
     "CompiledModel",
     "CompressedModel",
     "CompressionSpec",
@@ -95,6 +96,7 @@ __all__ = [
     "Goal",
     "Gpu",
     "Healing",
+    "LatencyTable",
     "Layer",
     "LayerCurve",
     "LayerNote",
@@ -110,6 +112,7 @@ __all__ = [
     "Pair",
     "Paired",
     "Pin",
+    "Plan",
     "PluginSpec",
     "Point",
     "Power",
