@@ -156,3 +156,4 @@ class TargetProfile:
     meters: tuple[PluginSpec, ...]
     throttle_celsius: float | None
     measure: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
