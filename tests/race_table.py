@@ -54,7 +54,8 @@ def counted(model: nn.Module, example: Tensor) -> tuple[float, float]:
     found = [0.0, 0.0]
 
     def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-        left = float((module.weight != 0).sum())  # type: ignore[arg-type]
+        assert isinstance(module.weight, Tensor)
+        left = float(module.weight.count_nonzero())
         found[0] += left * (output[0, 0].numel() if output.dim() == 4 else 1)
         found[1] += left
 
