@@ -12,6 +12,7 @@ from typing import Any
 
 from hwbench.errors import StageError
 from hwbench.predict import classes
+from hwbench.predict.cycles import Counts
 from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
@@ -73,6 +74,31 @@ def predict(model: OnnxModel, core: str) -> Prediction:
         high=seconds * middle * up + _CALL + _STEP * len(layers),
         layers={name: part * middle for name, part in layers.items()},
         notes=tuple(notes),
+    )
+
+
+def from_counts(counts: Counts, core: str) -> Prediction:
+    """Return the predicted time of an artifact from what it was counted to do.
+
+    Raises `StageError` for a core without published figures.
+    """
+    figures = _figures(core)
+    fitted = figures.get("counts")
+    if fitted is None:
+        raise StageError("predict", f"nothing was fitted to counts for {core}")
+    what = (counts.instructions, *counts.misses)
+    seconds = sum(per * n for per, n in zip(fitted["seconds_per"], what, strict=True))
+    note = (
+        "instructions and cache misses of this very artifact, counted under QEMU; their price "
+        f"fitted to ncnn on {figures['board']}, one thread"
+    )
+    return Prediction(
+        core=core,
+        seconds=seconds,
+        low=seconds * _together(fitted["low"], TRANSFER[0]),
+        high=seconds * _together(fitted["high"], TRANSFER[1]),
+        layers={},
+        notes=(note,),
     )
 
 

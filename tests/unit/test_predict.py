@@ -120,7 +120,7 @@ def test_an_unknown_core_is_refused(model: OnnxModel) -> None:
 def test_counts_are_read_and_a_broken_file_is_not(tmp_path: Path) -> None:
     path = tmp_path / "counts.txt"
     path.write_text("10 8b000000 d65f03c0\n3 8b000000\n# accesses 7 2 1 1 0 complete\n")
-    found = cycles.read(path)
+    (found,) = cycles.read(path)
     assert found.instructions == 23
     assert found.misses == (2, 1)
     path.write_text("10 8b000000 d65f03c0\n")
