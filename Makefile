@@ -15,7 +15,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := bench
-.PHONY: bench plan report test test-fast bench-kernels check format clean help
+.PHONY: bench plan report emulated-board test test-fast bench-kernels check format clean help
 
 bench: $(VENV)/.user ## run RECIPE on TARGET (ARGS go to hwbench bench: ARGS="--fresh")
 	@$(bin)/hwbench bench --recipe $(RECIPE) $(at) $(ARGS)
@@ -25,6 +25,9 @@ plan: $(VENV)/.user ## show what bench would do, and how long it would take
 
 report: $(VENV)/.user ## write the report of the last run again
 	@$(bin)/hwbench report reports/latest
+
+emulated-board: $(VENV)/.user ## build the board of TARGET=rpi4-emulated (Debian or Ubuntu; 400 MB, cached)
+	@$(bin)/hwbench board emulate
 
 test: check ## all checks and tests (a browser test needs Debian's chromium and chromium-driver)
 	@$(bin)/python -m pytest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.protocols import Backend
+from hwbench.protocols import Backend, Planning
 from hwbench.records import (
     Candidate,
     CompiledModel,
@@ -48,6 +48,7 @@ def compile_model(
         layers=backend.eligible(model),
         versions=backend.versions(),
         seconds=time.monotonic() - since,
+        planned_memory=backend.planned_memory(model) if isinstance(backend, Planning) else None,
     )
 
 

@@ -60,6 +60,18 @@ class Checked(Protocol):
         """Try everything but the test split once; raises `UserError` for a mistake."""
 
 
+@runtime_checkable
+class Pictured(Protocol):
+    """A workload of pictures that can be shifted: it says how its inputs are made of pixels."""
+
+    metric: str
+    pixels: tuple[float, float]
+    """The mean and the scale: inputs * scale + mean are pixels in 0..1."""
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return pictures (n, channels, height, width) and labels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """What a pruner made: a pruned copy and how to make it again.
@@ -87,10 +99,25 @@ class Pruner(Protocol):
     def accepts(pattern: str) -> bool:
         """Return whether this pruner makes the pattern (``2:4``, ``channel``, ``4x1``, ...)."""
 
+    def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
+        """Return what can be pruned: by layer, in the model's order, how many units there are.
+
+        Units are weights, channels, heads or blocks: what the pattern's shares count. Empty when
+        the pattern has no per-layer shares.
+        """
+
     def prune(
-        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+        self,
+        model: nn.Module,
+        example: Tensor,
+        spec: CompressionSpec,
+        sparsity: float,
+        evidence: Mapping[str, Tensor] = {},
     ) -> Pruned:
         """Return a copy pruned to `sparsity` (a schedule asks for less than the spec at first).
+
+        `evidence` is what a criterion learnt from data, by parameter name, for those that need
+        it; with the scope ``vector`` the spec's ratios say it all.
 
         Raises `StageError` when there is nothing to prune or the pattern cannot apply.
         """
@@ -181,6 +208,14 @@ class Backend(Protocol):
         It stands beside `entry`'s folder, takes an optional ``.npy`` file of one batch of inputs
         as its argument (zeros otherwise) and prints the outputs.
         """
+
+
+@runtime_checkable
+class Planning(Protocol):
+    """A backend whose compiler plans the memory of activations."""
+
+    def planned_memory(self, model: OnnxModel) -> int | None:
+        """Return the bytes that it planned when it compiled `model`; None if it did not."""
 
 
 class EnergyMeter(Protocol):

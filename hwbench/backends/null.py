@@ -38,8 +38,9 @@ class Options:
     """What the double does.
 
     ``spins``: turns of a hash in each call (about 35 ns each). ``slower``: a share of turns on
-    top (0.03: 3 % slower). ``fault``: what goes wrong in call number ``at`` (counted
-    from 1): ``crash`` (segmentation fault), ``die`` (killed, as by a lack of memory), ``hang``,
+    top (0.03: 3 % slower). ``ballast``: bytes that a session holds on to. ``fault``: what goes
+    wrong in call number ``at`` (counted from 1): ``crash`` (segmentation fault), ``die`` (killed,
+    as by a lack of memory), ``hang``,
     ``raise``, ``exit``, ``memory`` (an allocation fails), ``print`` (megabytes on standard
     output), ``spike`` (100 times slower, once); or at any time: ``refuse`` (does not load),
     ``nan`` (all outputs).
@@ -47,6 +48,7 @@ class Options:
 
     spins: int = 0
     slower: float = 0.0
+    ballast: int = 0
     fault: Fault = "none"
     at: int = 1
 
@@ -60,6 +62,8 @@ class NullSession:
         self._shapes = shapes
         self.turns = round(options.spins * (1.0 + options.slower))
         self._work = bytes(64 * self.turns)
+        # Not zeros: those would be pages that the kernel never gives out.
+        self._ballast = b"x" * options.ballast
         self._calls = 0
         self._input: np.ndarray | None = None
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 REQUIRES: Mapping[str, str] = {"onnxruntime": "onnxruntime>=1.31,<2"}
 
+PRECISIONS = ("fp32", "int8")
+"""Number formats that it runs as integers, and not only as what they stand for."""
+
 MEMORY_VARIANTS: Mapping[str, Mapping[str, Any]] = {"without its arena": {"arena": False}}
 """Options with which memory is read as well: the arena trades memory for time."""
 

@@ -94,6 +94,7 @@ class TvmBackend:
     def __init__(self, options: Options) -> None:
         """Keep the options."""
         self._options = options
+        self._planned: dict[str, int] = {}
 
     def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
         """Return that no layer gains from zeros."""
@@ -112,7 +113,7 @@ class TvmBackend:
             warnings.simplefilter("ignore")
             module = from_onnx(onnx.load(str(model.path)), shape_dict={model.input_name: shape})
         with _translated("compile"):
-            return self._build(module, candidate.threads, folder)
+            return self._build(module, candidate.threads, folder, model.digest)
 
     def compile_empty(self, target: TargetProfile, folder: Path) -> str:
         """Compile the copy of one number."""
@@ -150,16 +151,21 @@ class TvmBackend:
             dtype=compiled.input_dtype,
         )
 
-    def _build(self, module: Any, threads: int, folder: Path) -> str:
+    def planned_memory(self, model: OnnxModel) -> int | None:
+        """Return the bytes of activations that TVM planned for `model` when it compiled it."""
+        return self._planned.get(model.digest)
+
+    def _build(self, module: Any, threads: int, folder: Path, name: str = "") -> str:
         import tvm
 
         from hwbench.backends import _tvm_schedule
-        from hwbench.kernels.build import fused
+        from hwbench.kernels.build import fused, planned
 
         target = self._target()
         module = fused(module, target)
         if self._options.schedule:
             module = _tvm_schedule.schedule(module, target, parallel=threads > 1)
+        self._planned[name] = planned(module, target)
         executable = tvm.compile(module, target)
         executable.export_library(str(folder / "model.so"), fcompile=self._linker())
         return "model.so"

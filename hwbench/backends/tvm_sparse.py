@@ -47,6 +47,7 @@ class SparseBackend:
         self._options = options
         self._dense = dense.TvmBackend(dense.Options(options.mcpu, options.mtriple, options.cc))
         self._found: dict[str, tuple[LayerNote, ...]] = {}
+        self._planned: dict[str, int] = {}
 
     def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
         """Return, per layer, whether zeros can pay; after `compile`, what was chosen and why."""
@@ -68,6 +69,7 @@ class SparseBackend:
         found = graph.read(model.path, candidate.batch)
         lowered = lower.lower(found, made, chooser)
         module = build.prepare(lowered.module, _tvm_schedule.schedule, made)
+        self._planned[model.digest] = build.planned(module, made.target)
         path = folder / "model.so"
         build.library(module, made, path, options.cc)
         chooser.save()
@@ -82,6 +84,10 @@ class SparseBackend:
             for layer in model.layers
         )
         return path.name
+
+    def planned_memory(self, model: OnnxModel) -> int | None:
+        """Return the bytes of activations that TVM planned for `model` when it compiled it."""
+        return self._planned.get(model.digest)
 
     def compile_empty(self, target: TargetProfile, folder: Path) -> str:
         """Compile the copy of one number."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench.compress import rounds
+from hwbench.compress.sensitivity import allotted, curves
 from hwbench.compress.training import Progress, fit, score, seeded, within
 from hwbench.protocols import Pruned, Workload
 from hwbench.pruners import _weights
-from hwbench.records import CompressedModel, CompressionSpec
+from hwbench.records import CompressedModel, CompressionSpec, Sensitivity
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Progress", "compress", "load", "score"]
+__all__ = ["Progress", "compress", "load", "score", "sensitivity"]
 
 _WAYS: Mapping[str, rounds.Way] = {"lottery": rounds.draw, "lr_rewinding": rounds.rewind}
 
@@ -52,7 +54,8 @@ def compress(
                 raise ValueError(f"{spec.label} needs its dense model")
             model = load(dense, workload)
             way = _WAYS.get(spec.schedule, rounds.grow)
-            made, scores = way(spec, workload, model, within(progress, 0, 1))
+            asked = _with_ratios(spec, workload, model)
+            made, scores = way(asked, workload, model, within(progress, 0, 1))
     _bake(made)
     _weights.save(made.model, folder, spec, made.structure)
     progress(1.0)
@@ -71,6 +74,26 @@ def _train_dense(
     if spec.train.epochs:
         fit(model, workload, spec.train, seed=spec.seed, masks={}, progress=within(progress, 0, 1))
     return Pruned(model, {}, {}), {"trained": score(model, workload)}
+
+
+def sensitivity(
+    spec: CompressionSpec, workload: Workload, dense: CompressedModel, progress: Progress
+) -> Sensitivity:
+    """Return what pruning each layer alone costs, by the spec's pattern and criterion.
+
+    Raises `StageError` when the pattern has no shares by layer.
+    """
+    with seeded(spec.seed):
+        return curves(spec, workload, load(dense, workload), progress)
+
+
+def _with_ratios(spec: CompressionSpec, workload: Workload, model: nn.Module) -> CompressionSpec:
+    """Return the spec with the shares that the scope ``sensitivity`` stands for."""
+    if spec.scope != "sensitivity":
+        return spec
+    found = curves(spec, workload, model, lambda _: None)
+    ratios = allotted(found, spec.sparsity)
+    return dataclasses.replace(spec, scope="vector", ratios=ratios)
 
 
 def _bake(made: Pruned) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.compress import schedule
 from hwbench.compress.distillation import taught
+from hwbench.compress.evidence import gather
 from hwbench.compress.training import Loss, Progress, fit, reestimate_norms, score, seeded
 from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Workload
@@ -161,7 +162,11 @@ def _worn(spec: CompressionSpec, workload: Workload, found: Pruned, weights: nn.
 
 def _cut(spec: CompressionSpec, workload: Workload, model: nn.Module, sparsity: float) -> Pruned:
     pruner, example = _weights.pruner_for(spec.pattern, spec.options), _weights.example_of(workload)
-    return pruner.prune(model, example, spec, sparsity)
+    if spec.ratios and sparsity < spec.sparsity:
+        part = sparsity / spec.sparsity
+        ratios = {name: share * part for name, share in spec.ratios.items()}
+        spec = dataclasses.replace(spec, ratios=ratios)
+    return pruner.prune(model, example, spec, sparsity, gather(spec, model, workload))
 
 
 def _healed(

@@ -101,7 +101,7 @@ def fit(
                 group["lr"] = one_cycle(step + 0.5, total, train)
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(model, inputs[batch], labels[batch])
-            _refuse_divergence(loss, step, total, train)
+            refuse_divergence(loss, step, total, train)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():
@@ -201,7 +201,8 @@ def first_of(output: object) -> Tensor:
     return first
 
 
-def _refuse_divergence(loss: Tensor, step: int, total: int, train: TrainSpec) -> None:
+def refuse_divergence(loss: Tensor, step: int, total: int, train: TrainSpec) -> None:
+    """Raise `StageError` when the loss of a step is not finite."""
     value = loss.item()
     if not math.isfinite(value):
         raise StageError(

@@ -17,14 +17,20 @@ from pydantic import BaseModel
 import hwbench
 from hwbench.config import door, hosts
 from hwbench.config.measure import MeasureTable
+from hwbench.config.nightly import PREFIX, NightlyFile
+from hwbench.config.nightly import build as build_nightly
 from hwbench.config.recipe import GoalTable, RecipeFile, build_goals
 from hwbench.config.recipe import build as build_recipe
 from hwbench.config.target import TargetFile
 from hwbench.config.target import build as build_target
 from hwbench.errors import UserError, did_you_mean
-from hwbench.records import Goal, MeasureSpec, Recipe, TargetProfile
+from hwbench.records import Goal, MeasureSpec, NightlyPlan, Recipe, TargetProfile
 
-FILES: dict[str, type[BaseModel]] = {"recipe": RecipeFile, "target": TargetFile}
+FILES: dict[str, type[BaseModel]] = {
+    "recipe": RecipeFile,
+    "target": TargetFile,
+    "nightly": NightlyFile,
+}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -49,6 +55,12 @@ def remember_host(target: str, host: str) -> Path:
     return hosts.remember(target, host)
 
 
+def load_nightly(name: str) -> NightlyPlan:
+    """Return the nightly plan called `name`: a path, or a file in ``recipes/``."""
+    path = _find(name, "recipes")
+    return build_nightly(door.check(NightlyFile, door.read(path), str(path)), path)
+
+
 def goals(text: str) -> tuple[Goal, ...]:
     """Return the goal in ``metric.kind=limit``, such as ``top1.max_drop=1pp``."""
     data: dict[str, Any] = {}
@@ -69,7 +81,10 @@ def policy(name: str, changes: Mapping[str, Any], max_time: float | None = None)
 
 def known(folder: str) -> tuple[str, ...]:
     """Return the names of the YAML files in ``recipes`` or ``targets`` here."""
-    return tuple(sorted({p.stem for place in _places(folder) for p in place.glob("*.yaml")}))
+    found = {p.stem for place in _places(folder) for p in place.glob("*.yaml")}
+    if folder == "recipes":
+        found = {name for name in found if not name.startswith(PREFIX)}
+    return tuple(sorted(found))
 
 
 def schema(what: str) -> str:

@@ -18,9 +18,11 @@ from hwbench.records import (
     Healing,
     Method,
     PluginSpec,
+    Precision,
     Recipe,
     Schedule,
     SearchSpec,
+    ShiftSpec,
     Strategy,
     Ticket,
     TrainSpec,
@@ -118,9 +120,24 @@ class SearchTable(_Table):
     )
     budget: BudgetTable = Field(default_factory=BudgetTable)
     seeds: list[int] = Field([0], min_length=1, description="each repeats the whole study")
-    precisions: list[Literal["fp32"]] = Field(
-        ["fp32"], min_length=1, description="number formats of the exported models"
+    precisions: list[Precision] = Field(
+        ["fp32"],
+        min_length=1,
+        description="number formats of the pruned models; the dense one is always tried in both",
     )
+
+
+class ShiftTable(_Table):
+    """Pictures as they were not in training: eight corruptions, each at these severities."""
+
+    severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 3, 5], min_length=1)
+    images: int = Field(2000, ge=2, description="validation images; 5000 or more to be sure of 1pp")
+    delta: Quantity = Field("1pp", description="an error this much above dense is too much")
+
+    def record(self, where: str) -> ShiftSpec:
+        """Return the record."""
+        delta = units.parse(self.delta, "fraction", where=f"{where}.delta")
+        return ShiftSpec(tuple(dict.fromkeys(self.severities)), self.images, delta)
 
 
 class GoalTable(_Table):
@@ -159,6 +176,9 @@ class RecipeFile(_Table):
     choose: str = Field("latency_p50", description="the metric to win by, among what meets goals")
     batch: int = Field(1, ge=1, description="samples of one inference")
     measure: MeasureTable = Field(default_factory=MeasureTable)
+    shift: ShiftTable | None = Field(
+        None, description="also judge under distribution shift; {} for the usual one"
+    )
 
 
 def build(file: RecipeFile, path: Path, name: str) -> Recipe:
@@ -180,7 +200,14 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         measure=file.measure.record(f"{where}: measure"),
         precisions=tuple(dict.fromkeys(file.search.precisions)),
         search=_search(file.search, path),
+        shift=_shift(file, where),
     )
+
+
+def _shift(file: RecipeFile, where: str) -> ShiftSpec | None:
+    wanted = "top1_shift" in (*file.objectives, *file.goals, file.choose)
+    table = ShiftTable() if file.shift is None and wanted else file.shift
+    return None if table is None else table.record(f"{where}: shift")
 
 
 def _search(table: SearchTable, path: Path) -> SearchSpec:
@@ -294,6 +321,8 @@ _TRAINING = ("lottery", "lr_rewinding")
 
 def _scope(table: MethodTable, known: tuple[str, ...], where: str) -> str:
     """Return the scope; raises `UserError` unless ratios and the scope ``vector`` go together."""
+    if "vector" in known:
+        known = (*known, "sensitivity")
     chosen = "vector" if table.ratios and table.scope is None else table.scope
     scope = _offered(chosen, known, where, table.pattern)
     if (scope == "vector") != bool(table.ratios):

@@ -178,7 +178,7 @@ def bridge(ssh: Mapping[str, Any], python: str, asked: Mapping[str, Any], timeou
     board is taken, or the session is gone.
     """
     source = Path(_keeper.__file__).read_bytes()
-    remote = [python, "-I", "-c", _BOOT, str(len(source)), json.dumps(asked)]
+    remote = [python, "-I", "-S", "-c", _BOOT, str(len(source)), json.dumps(asked)]
     host = ssh["host"]
     link = Link(command(remote=remote, **ssh), host)
     try:

@@ -5,47 +5,56 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from hwbench import files
 from hwbench.errors import StageError
 from hwbench.export import counting, parity
 from hwbench.export.parity import disagreement
+from hwbench.export.quantising import quantised
 from hwbench.export.reading import read
+from hwbench.export.shift import shifted
 from hwbench.protocols import Workload
 from hwbench.pruners import _weights
-from hwbench.records import CompressedModel, ExportSpec, OnnxModel, file_digest
+from hwbench.records import CompressedModel, ExportSpec, OnnxModel, Precision, file_digest
 
 if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-__all__ = ["disagreement", "export", "read"]
+__all__ = ["disagreement", "export", "read", "shifted"]
 
 INPUT = "x"
 FILE = "model.onnx"
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def export(spec: ExportSpec, model: CompressedModel, workload: Workload, folder: Path) -> OnnxModel:
     """Return the exported model, written as one file ``model.onnx`` into `folder` (exists).
 
     The input is named ``x``, its batch is free, batch norms are folded; the bytes depend on the
-    weights alone. Parity with PyTorch is checked through ONNX Runtime.
+    weights alone. Parity with PyTorch is checked through ONNX Runtime; the precision ``int8``
+    then quantises the file on training samples, and its parity is a figure and no condition.
 
-    Raises `StageError` when the model cannot be traced, gives outputs that are not finite, or
-    differs from PyTorch by more than 1e-4 of the largest output.
+    Raises `StageError` when the model cannot be traced or quantised, gives outputs that are not
+    finite, or in fp32 differs from PyTorch by more than 1e-4 of the largest output.
     """
-    if spec.precision != "fp32":
+    if spec.precision not in PRECISIONS:
         what = f"the precision {spec.precision!r} is not offered"
-        raise StageError("export", what, expected="fp32")
+        raise StageError("export", what, expected=" or ".join(PRECISIONS))
     net = _weights.load(model.folder, workload, stage="export")
     samples = workload.data("validation")[0][: max(parity.BATCHES)]
     document = _traced(net, samples, spec.opset)
     content = document.SerializeToString(deterministic=True)
     worst = parity.worst_error(net, content, samples)
+    if spec.precision == "int8":
+        document = quantised(document, workload.data("train")[0])
+        content = document.SerializeToString(deterministic=True)
+        worst = parity.worst_error(net, content, samples, limit=math.inf)
     counts = counting.count(document)
     path = folder / FILE
     files.write(path, content)

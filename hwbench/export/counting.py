@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_SAME_VALUES = ("Identity", "Transpose", "Reshape")
+_SAME_VALUES = ("Identity", "Transpose", "Reshape", "DequantizeLinear")
 """Operators through which an initializer still is the weight it was."""
 
 
@@ -118,7 +118,7 @@ def _layer(node: onnx.NodeProto, weight: str, array: np.ndarray, macs: int) -> L
 
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     return Layer(
-        name=weight.removesuffix(".weight") if weight.endswith(".weight") else node.name or weight,
+        name=_named(weight, node),
         op=node.op_type,
         shape=tuple(array.shape),
         groups=groups,
@@ -126,6 +126,12 @@ def _layer(node: onnx.NodeProto, weight: str, array: np.ndarray, macs: int) -> L
         nonzero=_nonzero(array),
         macs=macs,
     )
+
+
+def _named(weight: str, node: onnx.NodeProto) -> str:
+    """Return a layer's name: its weight's (quantised or not), else its operator's."""
+    plain = weight.removesuffix("_quantized")
+    return plain.removesuffix(".weight") if plain.endswith(".weight") else node.name or plain
 
 
 def _nonzero(array: np.ndarray) -> int:

@@ -18,6 +18,7 @@ from hwbench.errors import StageError, did_you_mean
 
 SYSTEMS = ("x86_64", "aarch64", "arm", "armv7a", "armv7l", "riscv64")
 """First words of the systems we make code for; LLVM crashes on one it does not know."""
+_BLOCK = tvm.ir.Op.get("relax.memory.alloc_storage")
 FOREIGN = (RuntimeError, ValueError, TypeError, NotImplementedError, LookupError, AttributeError)
 """What TVM raises when it cannot do something (its own errors derive from these)."""
 
@@ -116,6 +117,33 @@ def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, made:
     if schedule is not None:
         module = schedule(module, made.target, made.threads > 1)
     return module
+
+
+def planned(module: Any, target: Any) -> int:
+    """Return the bytes of the arena of activations that TVM plans for a lowered module.
+
+    The sum of the blocks left by ``relax.transform.StaticPlanBlockMemory``, which is what
+    ``relax.analysis.estimate_memory_usage`` prints in GB and four digits.
+    """
+    transform = relax.transform
+    with target:
+        laid_out = tvm.transform.Sequential(
+            [
+                transform.RewriteDataflowReshape(),
+                transform.ToNonDataflow(),
+                transform.RemovePurityChecking(),
+                transform.CallTIRRewrite(),
+                transform.StaticPlanBlockMemory(),
+            ]
+        )(module)
+    blocks: list[int] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, relax.Call) and node.op == _BLOCK:
+            blocks.append(int(node.args[0].values[0]))
+
+    relax.analysis.post_order_visit(laid_out["main"], visit)
+    return sum(blocks)
 
 
 def library(module: Any, made: Machine, path: Path, linker: str = "") -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -30,6 +30,9 @@ class Device:
     """How often the latency pass may be made: once more when R and its copy S differ."""
     groups: Sequence[frozenset[str]] = ()
     """Which artifacts were measured together, where that is settled beforehand."""
+
+    waits: Callable[[str], None] = staticmethod(lambda _why: None)
+    """Told about once a second why the device keeps us waiting, as long as it does."""
 
     def __init__(self, target: TargetProfile, connection: Connection, log: IO[bytes]) -> None:
         """Ship the worker over an open connection and start it."""
@@ -69,6 +72,8 @@ class Device:
                     raise TargetError(f"the worker says {line[:80]!r}") from error
                 if "done" in message:
                     return
+                if "waiting" in message:
+                    self.waits(message["waiting"])
                 if "alive" not in message:
                     yield message
 

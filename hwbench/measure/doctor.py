@@ -98,6 +98,7 @@ def examine(
 
 def _examined(device: Device, show: Show, spec: MeasureSpec) -> Health:
     target = device.target
+    device.waits = lambda why: show(0.1, why)
     show(0.0, "conditions and runtimes")
     now, emulated = device.feel()
     versions = device.versions()

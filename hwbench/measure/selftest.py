@@ -262,6 +262,7 @@ def run(target: TargetProfile, full: bool, show: Show) -> Iterator[Row]:
     """
     plan = FULL if full else QUICK
     with tempfile.TemporaryDirectory() as folder, opened(target, Path(folder) / "log") as device:
+        device.waits = lambda why: show(0.0, why)
         same, killed = _same(device, plan, show)
         yield judge_same(same)
         yield from _planted(same)

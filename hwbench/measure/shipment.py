@@ -21,6 +21,7 @@ class Artifact:
 
     model: CompiledModel
     entry: str
+    code: str = ""
 
     def job(self, name: str = "") -> Job:
         """Return the job of running it, named by its digest unless it plays a role."""
@@ -32,13 +33,21 @@ class Artifact:
             self.entry,
             candidate.threads,
             candidate.batch,
+            self.code,
         )
 
 
 def shipped(device: Device, model: CompiledModel, name: str) -> Artifact:
     """Copy an artifact to the device under a name of its own."""
     place = device.ship(model.folder, f"artifacts/{name}")
-    return Artifact(model, f"{place}/{model.entry}")
+    return Artifact(model, f"{place}/{model.entry}", worker_of(device, model))
+
+
+def worker_of(device: Device, model: CompiledModel) -> str:
+    """Return where the worker is that runs an artifact, shipped if need be; empty: ours."""
+    if model.worker is None:
+        return ""
+    return device.ship(model.worker, f"workers/{digest(str(model.worker))}")
 
 
 def empty_jobs(
@@ -51,7 +60,9 @@ def empty_jobs(
         if kind not in found:
             job = compiled_empty(model, target, folder, "")
             place = PurePosixPath(device.ship(folder / kind, f"empty/{kind}"))
-            found[kind] = replace(job, artifact=str(place.parent / job.artifact))
+            found[kind] = replace(
+                job, artifact=str(place.parent / job.artifact), code=worker_of(device, model)
+            )
     return found
 
 
@@ -71,9 +82,12 @@ def compiled_empty(model: CompiledModel, target: TargetProfile, folder: Path, pl
 
 
 def kind_of(model: CompiledModel) -> str:
-    """Name a backend with its options and threads: each has an empty runtime of its own."""
+    """Name a backend with its options, threads and worker: each has an empty runtime of its own."""
     candidate = model.candidate
-    return f"{candidate.backend.kind}-{digest([to_json(candidate.backend), candidate.threads])}"
+    decides = [to_json(candidate.backend), candidate.threads]
+    if model.worker is not None:
+        decides.append(str(model.worker))
+    return f"{candidate.backend.kind}-{digest(decides)}"
 
 
 def settings_of(spec: MeasureSpec, target: TargetProfile, inputs: str) -> Settings:

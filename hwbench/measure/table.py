@@ -78,6 +78,8 @@ class Table:
         self._folder = folder
         self._started = started
         self._progress = progress
+        self._share = 0.0
+        device.waits = lambda why: progress(self._share, why)
         models = {m.digest: m for m in ([reference] if reference else []) + list(batch)}
         self._artifacts = {name: shipped(device, m, name) for name, m in models.items()}
         self._key = {"inputs": file_digest(inputs), "spec": to_json(spec), "all": sorted(models)}
@@ -340,7 +342,8 @@ class Table:
         marks = [*_PASSES.values(), 1.0]
         begin = _PASSES[name]
         end = marks[marks.index(begin) + 1]
-        self._progress(begin + (end - begin) * share, label)
+        self._share = begin + (end - begin) * share
+        self._progress(self._share, label)
 
 
 def _about(value: float, error: float) -> stats.Interval:

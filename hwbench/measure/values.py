@@ -45,6 +45,7 @@ def values(
         _once(measurement, "first_inference", lambda process: process.first),
         *_memory(measurement),
         _energy(measurement),
+        _planned(compiled),
         Value("artifact_bytes", float(compiled.artifact_bytes), Source.STATIC),
     ]
     return {value.metric: value for value in found}
@@ -184,9 +185,20 @@ def _memory(measurement: Measurement) -> tuple[Value, Value]:
     return Value("peak_memory", float(share), source, low, high, note=note), gross
 
 
+def _planned(compiled: CompiledModel) -> Value:
+    kind = compiled.candidate.backend.kind
+    if compiled.planned_memory is None:
+        reason = f"{kind} plans no memory when it compiles"
+        return missing("planned_memory", Source.STATIC, reason)
+    note = f"activations as {kind}'s compiler lays them out"
+    return Value("planned_memory", float(compiled.planned_memory), Source.STATIC, note=note)
+
+
 def _device_memory(device: Mapping[str, int], source: Source) -> Value:
     """Return the peak of an accelerator's memory: the runtime's allocator, context left out."""
     others = ", ".join(f"{k} {units.text(v, 'B')}" for k, v in device.items() if k != "allocated")
+    if "process" in device:
+        others += " with the context, by NVML"
     note = f"of the GPU, by the runtime's allocator ({others})"
     return Value("peak_memory", float(device["allocated"]), source, note=note)
 

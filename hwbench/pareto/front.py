@@ -137,16 +137,19 @@ def _rank(kind: Kind) -> tuple[int, int]:
 def baseline(result: Result, results: Sequence[Result]) -> Result | None:
     """Return the dense model to hold `result` against, or None if every dense one failed.
 
-    Best is the dense model it was pruned from on the same backend; then any dense model on that
-    backend; then the one it was pruned from elsewhere; then any.
+    Never one in a short number format while another ran: what is lost counts from the model as
+    it was trained. Best is the dense model it was pruned from on the same backend; then any dense
+    model on that backend; then the one it was pruned from elsewhere; then any.
     """
     dense = [r for r in results if r.candidate.compression.is_dense and r.failure is None]
     parent = result.candidate.compression.dense.key
     backend = result.candidate.backend
 
-    def distance(other: Result) -> tuple[bool, bool, str]:
+    def distance(other: Result) -> tuple[bool, bool, bool, str]:
         candidate = other.candidate
-        return candidate.backend != backend, candidate.compression.key != parent, candidate.key
+        short = candidate.export.precision != "fp32"
+        foreign = candidate.compression.key != parent
+        return short, candidate.backend != backend, foreign, candidate.key
 
     return min(dense, key=distance, default=None)
 

@@ -29,6 +29,7 @@ from hwbench.pipeline.jobs import Job, Prepare, Prepared
 from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
 from hwbench.pipeline.prepare import prepare, weights
 from hwbench.pipeline.repeat import repeat
+from hwbench.pipeline.shift import shift
 from hwbench.records import (
     Candidate,
     Conditions,
@@ -107,6 +108,7 @@ def _study(
     context.run.keep(failed(p) for p in ready if p.failure is not None)
     sitting = _timed(seconds, "measure", lambda: sit(context, ready, conditions))
     results = _timed(seconds, "score", lambda: judge(context, ready, sitting))
+    results, shifts = _timed(seconds, "shift", lambda: shift(context, ready, results))
     results = [*results, *found.failures]
     context.run.keep(results)
     first = pareto.decide(results, context.recipe, context.target)
@@ -128,6 +130,7 @@ def _study(
         seconds=seconds,
         notes=(*notes, *found.notes, *sitting.notes, *remarks),
         tried=found.tried,
+        shift=shifts,
     )
     return study, ready, sitting.valid
 

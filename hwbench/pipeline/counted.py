@@ -10,7 +10,10 @@ MAC_JOULES = 4.6e-12
 BYTE_JOULES = 160e-12
 """A 32-bit multiply-add, and a byte from DRAM (45 nm): M. Horowitz, "Computing's energy problem",
 ISSCC 2014, figure 1.1.9. Another chip has other figures; they rank models and nothing else."""
-_WEIGHT_BYTES = 4
+INT8_MAC_JOULES = 0.23e-12
+"""An 8-bit multiplication (0.2 pJ) and an 8-bit addition (0.03 pJ), from the same figure."""
+_COST = {"fp32": (MAC_JOULES, 4), "int8": (INT8_MAC_JOULES, 1)}
+"""Joules of a multiply-add and bytes of a weight, by precision."""
 
 
 def counted(model: OnnxModel, layers: Sequence[LayerNote] = ()) -> Mapping[str, Value]:
@@ -37,11 +40,13 @@ def counted(model: OnnxModel, layers: Sequence[LayerNote] = ()) -> Mapping[str, 
 
 
 def _energy(model: OnnxModel, skipping: set[str]) -> Value:
+    mac, width = _COST[model.spec.precision]
     macs = weights = 0.0
     for layer in model.layers:
         share = 1 - layer.sparsity if layer.name in skipping else 1.0
         macs += layer.macs * share
         weights += layer.parameters * share
-    joules = macs * MAC_JOULES + weights * _WEIGHT_BYTES * BYTE_JOULES
-    note = "multiply-adds x 4.6 pJ + bytes of weights x 160 pJ (Horowitz 2014, 45 nm): ranks only"
+    joules = macs * mac + weights * width * BYTE_JOULES
+    note = f"multiply-adds x {mac * 1e12:g} pJ + bytes of weights x 160 pJ"
+    note += " (Horowitz 2014, 45 nm): ranks only"
     return Value("energy_ops", joules, Source.PROXY, note=note, tier="proxy")

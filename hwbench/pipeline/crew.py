@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,6 +22,9 @@ from hwbench.errors import StageError, UserError
 from hwbench.pipeline.jobs import ANSWERS, Answer, Job
 from hwbench.records import Failure, from_json, to_json
 
+_BLINK = 1.0
+_LOG_BYTES = 8 << 20
+_CUT = b"[what was printed before was more than 8 MB and is cut]\n"
 Heard = Callable[[Job, float], None]
 
 
@@ -168,17 +172,30 @@ class _Hand:
 
     def _line(self, process: subprocess.Popen[bytes], silence: float) -> bytes:
         """Return the next line; empty when the child died or kept silent for too long."""
-        try:
-            return self._lines.get(timeout=silence)
-        except queue.Empty:
-            os.killpg(process.pid, signal.SIGKILL)
-            return b""
+        end = time.monotonic() + silence
+        while True:
+            self._cut_log()
+            left = end - time.monotonic()
+            try:
+                return self._lines.get(timeout=max(min(left, _BLINK), 0.0))
+            except queue.Empty:
+                if left <= _BLINK:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return b""
+
+    def _cut_log(self) -> None:
+        """Keep what it prints from filling the disk; it appends, so its file may be cut."""
+        if self._log.stat().st_size > _LOG_BYTES:
+            with self._log.open("r+b") as log:
+                log.truncate(0)
+                log.write(_CUT)
 
     def _obituary(self, process: subprocess.Popen[bytes], log_start: int) -> StageError:
         code = process.wait()
         _hang_up(process)
         with self._log.open("rb") as log:
-            log.seek(log_start)
+            # Where the log was cut meanwhile, all that is left of it is this job's.
+            log.seek(log_start if log_start <= self._log.stat().st_size else 0)
             tail = log.read().decode(errors="replace").strip().splitlines()[-25:]
         said = "\n".join(tail) or "it printed nothing"
         return StageError("prepare", _died(code), where=f"{self._log}:\n{said}")

@@ -21,7 +21,7 @@ from hwbench import compile as compiling
 from hwbench import registry
 from hwbench.compress import compress
 from hwbench.errors import StageError, UserError
-from hwbench.export import disagreement, export
+from hwbench.export import disagreement, export, shifted
 from hwbench.pipeline.context import compile_key
 from hwbench.pipeline.jobs import (
     JOBS,
@@ -33,6 +33,7 @@ from hwbench.pipeline.jobs import (
     Prepared,
     Score,
     Scored,
+    Shift,
     WriteInputs,
 )
 from hwbench.protocols import Checked, Split, Workload
@@ -108,6 +109,9 @@ def do(job: Job, progress: Progress) -> Iterable[Answer]:
     elif isinstance(job, Compile):
         made = compiling.compile_model(job.candidate, job.model, job.target, job.folder)
         yield Prepared(job.candidate, job.model, made)
+    elif isinstance(job, Shift):
+        spec = job.spec
+        yield shifted(job.model, job.dense, job.workload, spec.severities, spec.images)
     else:
         yield _score(job)
 

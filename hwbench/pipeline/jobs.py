@@ -10,6 +10,8 @@ from hwbench.records import (
     CompiledModel,
     Failure,
     OnnxModel,
+    Shifted,
+    ShiftSpec,
     TargetProfile,
     WorkloadSpec,
 )
@@ -56,6 +58,16 @@ class Compile:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """Run an ONNX file and its dense model's on shifted data."""
+
+    workload: WorkloadSpec
+    model: OnnxModel
+    dense: OnnxModel
+    spec: ShiftSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A candidate that is ready to be measured, or why it is not."""
 
@@ -87,11 +99,11 @@ class Inputs:
     unscored: str = ""
 
 
-JOBS: dict[str, type[Prepare] | type[WriteInputs] | type[Score] | type[Compile]] = {
-    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile)
+Job = Prepare | WriteInputs | Score | Compile | Shift
+Answer = Prepared | Scored | Inputs | Shifted
+JOBS: dict[str, type[Job]] = {
+    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile, Shift)
 }
-ANSWERS: dict[str, type[Prepared] | type[Scored] | type[Inputs]] = {
-    kind.__name__: kind for kind in (Prepared, Scored, Inputs)
+ANSWERS: dict[str, type[Answer]] = {
+    kind.__name__: kind for kind in (Prepared, Scored, Inputs, Shifted)
 }
-Job = Prepare | WriteInputs | Score | Compile
-Answer = Prepared | Scored | Inputs

@@ -16,13 +16,13 @@ from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
     Answers,
+    Candidate,
     CompiledModel,
     Conditions,
     Decision,
     Failure,
     Measurement,
     OnnxModel,
-    PluginSpec,
     Result,
     Sitting,
     Source,
@@ -34,6 +34,9 @@ from hwbench.records import (
 )
 
 _DISAGREES = 1e-3
+_ROUNDS = 0.1
+"""The same in int8: where two processors add floats in another order, a value on the edge rounds
+to the next of 256 steps, and what follows with it. A broken artifact is off by more."""
 """Error of a deployed artifact, relative to its ONNX file's answers, beyond which it is broken."""
 
 MARGIN = 0.02
@@ -214,7 +217,7 @@ def _result(
     if prepared.model.denormals:
         notes.append(f"{prepared.model.denormals} denormal weights: they can slow a CPU down")
     if failure is None and answer is not None:
-        limit = tolerance(prepared.candidate.backend)
+        limit = tolerance(prepared.candidate)
         score, failure = accuracy(answer, data, measurement.source, limit)
         values[score.metric] = score
     elif failure is not None:
@@ -262,8 +265,11 @@ def ask_score(
     return wait
 
 
-def tolerance(backend: PluginSpec) -> float:
-    """Return how far answers of a backend may be from the ONNX file's: more in short formats."""
+def tolerance(candidate: Candidate) -> float:
+    """Return how far a candidate's answers may be from its file's: more in short formats."""
+    if candidate.export.precision == "int8":
+        return _ROUNDS
+    backend = candidate.backend
     own: Callable[[Mapping[str, Any]], float] | None
     own = getattr(registry.module("backends", backend.kind), "tolerance", None)
     return _DISAGREES if own is None else own(backend.options)
@@ -341,6 +347,6 @@ def read_test(
             reason = measured.failures["outputs"].message
             scores[role] = missing(data.metric, measured.source, reason)
         else:
-            limit = tolerance(prepared.candidate.backend)
+            limit = tolerance(prepared.candidate)
             scores[role], _ = accuracy(wait, data, measured.source, limit)
     return scores

@@ -29,10 +29,10 @@ def prepare(context: Context, candidates: Sequence[Candidate]) -> list[Prepared]
     pruned: then there is nothing to compare.
     """
     dense = made(context, [c for c in candidates if c.compression.is_dense])
-    _insist(dense, "the dense model cannot be prepared")
+    insist(dense, "the dense model cannot be prepared")
     pruned = made(context, [c for c in candidates if not c.compression.is_dense])
     if pruned:
-        _insist(pruned, "no pruned candidate could be prepared")
+        insist(pruned, "no pruned candidate could be prepared")
     order = {candidate.key: index for index, candidate in enumerate(candidates)}
     return sorted([*dense, *pruned], key=lambda p: order[p.candidate.key])
 
@@ -84,7 +84,8 @@ def _all(context: Context, groups: Sequence[Sequence[Candidate]]) -> list[Prepar
     return prepared
 
 
-def _insist(prepared: Sequence[Prepared], what: str) -> None:
+def insist(prepared: Sequence[Prepared], what: str) -> None:
+    """Raise `UserError` saying `what` and the first reason, unless one of them was prepared."""
     if any(p.compiled is not None for p in prepared):
         return
     first = next(p.failure for p in prepared if p.failure is not None)

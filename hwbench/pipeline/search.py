@@ -14,7 +14,7 @@ from hwbench import files, pareto, registry, search, stats
 from hwbench.pipeline.context import Context
 from hwbench.pipeline.jobs import Prepared
 from hwbench.pipeline.judge import failed, judge, sit
-from hwbench.pipeline.prepare import made
+from hwbench.pipeline.prepare import insist, made
 from hwbench.protocols import Sampler
 from hwbench.records import (
     METRICS,
@@ -140,8 +140,14 @@ def _try(
         own = owners.get(prepared.candidate.key)
         if own is not None and prepared.failure is not None:
             walk.failures.append(failed(dataclasses.replace(prepared, candidate=own)))
+    insist(
+        [p for p in ready if p.candidate.key not in owners], "the dense model cannot be prepared"
+    )
+    if not walk.results and len(owners) == len(batch):
+        tried = [p for p in ready if p.candidate.key in owners]
+        insist(tried, "no pruned candidate could be prepared")
     results = _quickly(context, walk, ready, conditions)
-    reference = next(r for r in results if r.candidate.key == dense[0].key)
+    reference = next(r for r in results if r.candidate.key not in owners and r.failure is None)
     told = {}
     for result in results:
         own = owners.get(result.candidate.key)

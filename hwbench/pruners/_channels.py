@@ -11,7 +11,7 @@ import io
 import math
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ import torch_pruning
 from torch import Tensor, nn
 
 from hwbench.errors import StageError
+from hwbench.pruners._criteria import lamp
 from hwbench.pruners._layers import evaluating, find_ends, run
+from hwbench.pruners._masks import check_ratios, evidence_on
 
 if TYPE_CHECKING:
     from hwbench.records import CompressionSpec
@@ -58,6 +60,10 @@ class Graph:
     def history(self) -> list[list[object]]:
         """Everything removed from the dense model so far, in order."""
         return list(getattr(self._model, _CUTS, []))
+
+    def widths(self) -> Mapping[str, int]:
+        """Return the width of every group by the name of its first layer."""
+        return {self._names[g[0].dep.target.module]: len(g[0].idxs) for g in self.groups}
 
     def cut(self, removals: Sequence[Sequence[int]]) -> None:
         """Remove these channels of each group's first layer, with all that depends on them."""
@@ -139,12 +145,18 @@ class Width:
 
 
 def width(
-    group: Any, model: nn.Module, spec: CompressionSpec, min_width: int, max_ratio: float
+    group: Any,
+    model: nn.Module,
+    spec: CompressionSpec,
+    bounds: tuple[int, float],
+    evidence: Mapping[str, Tensor],
 ) -> Width:
     """Return a group's width, scores (normalised to mean 1, Fang et al. 2023) and bounds.
 
-    It keeps at least `min_width` channels and at least 1 - `max_ratio` of them.
+    It keeps at least as many channels as the first of `bounds` says, and at least 1 - the second
+    of them.
     """
+    min_width, max_ratio = bounds
     names = {module: name for name, module in model.named_modules()}
     name = names[group[0].dep.target.module]
     channels = len(group[0].idxs)
@@ -152,7 +164,7 @@ def width(
     blocks = _blocks(group)
     if channels % blocks:
         raise _beyond(f"the {channels} channels of {name} do not divide into {blocks} groups")
-    raw = _importance(group, name, spec)
+    raw = _importance(group, names, spec, evidence)
     scores = raw.view(blocks, -1).mean(dim=0)
     dense = channels + removed
     return Width(
@@ -165,13 +177,19 @@ def width(
     )
 
 
-def kept(widths: Sequence[Width], sparsity: float, *, jointly: bool) -> list[int]:
+def kept(widths: Sequence[Width], sparsity: float, spec: CompressionSpec) -> list[int]:
     """Return how many channels each group keeps for a share of the dense channels to leave.
 
-    On its own each group keeps its share. Jointly, the lowest scores of all go first; the best
-    channels that a group's floor protects do not compete, so that the share is still met.
+    On its own each group keeps its share (its own one, of a vector). Jointly, the lowest scores
+    of all go first; the best channels that a group's floor protects do not compete, so that the
+    share is still met.
     """
-    if not jointly:
+    if spec.scope == "vector":
+        check_ratios(spec.ratios, [width.name for width in widths])
+        return [
+            width.rounded((1 - spec.ratios.get(width.name, 0)) * width.dense) for width in widths
+        ]
+    if spec.scope == "local":
         return [width.rounded((1 - sparsity) * width.dense) for width in widths]
     rivals = sorted(
         (score, index)
@@ -224,18 +242,71 @@ def replay(model: nn.Module, example: Tensor, structure: Mapping[str, object]) -
         graph.remove(layer, channels)
 
 
-def _importance(group: Any, name: str, spec: CompressionSpec) -> Tensor:
+def _importance(
+    group: Any,
+    names: Mapping[nn.Module, str],
+    spec: CompressionSpec,
+    evidence: Mapping[str, Tensor],
+) -> Tensor:
+    name = names[group[0].dep.target.module]
+    if spec.criterion in POOLED:
+        return _pooled(group, names, spec.criterion, evidence)
     if spec.criterion == "random":
         # By the layer's name, so that the order in which groups are found does not matter; and
         # hashed, because torch's generator keeps only the lower 32 bits of a seed.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{spec.seed} {name}".encode()))
         return torch.rand(len(group[0].idxs), generator=generator)
-    power = {"l2": 2, "l1": 1}[spec.criterion]
     with _translated():
-        found = torch_pruning.importance.GroupMagnitudeImportance(p=power)(group)
+        found = _SCORED[spec.criterion]()(group)
+    if found is None and spec.criterion == "bn_scale":
+        raise StageError(
+            "compress",
+            f"the criterion bn_scale needs a batch norm after {name}, and there is none",
+            mend="take l2, taylor or fpgm",
+        )
     if not isinstance(found, Tensor) or not bool(found.isfinite().all()):
         raise _beyond(f"no finite importance for {name}")
-    return found.detach().float()
+    found = found.detach().float()
+    if spec.criterion == "lamp":
+        # Of the channels' own norms: each over those that are at least as large.
+        found = lamp(found, torch.Generator())
+    return found
+
+
+def _pooled(
+    group: Any, names: Mapping[nn.Module, str], criterion: str, evidence: Mapping[str, Tensor]
+) -> Tensor:
+    """Return the sum of a score over every weight that leaves with a channel, mean 1."""
+    total = torch.zeros(len(group[0].idxs))
+    for item in group:
+        module = item.dep.target.module
+        kind = item.dep.handler.__name__
+        if not isinstance(module, _ROOTS) or len(item.root_idxs) != len(item.idxs):
+            continue
+        parameter = f"{names[module]}.weight"
+        if parameter not in evidence and module.weight.shape[1] == 1:
+            continue  # depthwise: scored by its neighbours
+        scores = evidence_on(parameter, criterion, evidence).float()
+        transposed = bool(getattr(module, "transposed", False))
+        along = int(("in_channels" in kind) != transposed)
+        if along and getattr(module, "groups", 1) > 1:
+            continue
+        flat = scores.movedim(along, 0).flatten(1).sum(dim=1)
+        total.index_add_(0, torch.tensor(list(item.root_idxs)), flat[list(item.idxs)])
+    mean = float(total.mean())
+    return total / mean if mean > 0 else total
+
+
+POOLED = ("taylor", "hessian", "movement")
+"""Criteria from data that a channel takes as the sum over its weights."""
+
+_SCORED: Mapping[str, Callable[[], Any]] = {
+    "l1": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
+    "l2": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
+    "lamp": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
+    "bn_scale": torch_pruning.importance.BNScaleImportance,
+    "fpgm": torch_pruning.importance.FPGMImportance,
+}
 
 
 def _blocks(group: Any) -> int:

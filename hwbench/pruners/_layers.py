@@ -26,7 +26,7 @@ class WeightedLayer:
 
 
 def weighted_layers(model: nn.Module) -> list[WeightedLayer]:
-    """Return the weights of convolutions, linear layers and attention projections, each once.
+    """Return the weights of convolutions, linear, recurrent and attention layers, each once.
 
     A weight that two modules share is listed under the first name.
     """
@@ -59,6 +59,7 @@ def find_ends(model: nn.Module, example: Tensor) -> Ends:
 
     def note(name: str) -> object:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
+            output = output[0] if isinstance(output, tuple) else output
             if isinstance(output, Tensor):
                 calls.append((name, output.shape))
 
@@ -67,7 +68,7 @@ def find_ends(model: nn.Module, example: Tensor) -> Ends:
     handles = [
         module.register_forward_hook(note(name))  # type: ignore[arg-type]
         for name, module in model.named_modules()
-        if isinstance(module, (*_CONVOLUTIONS, nn.Linear))
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear, nn.LSTM, nn.GRU, nn.RNN))
     ]
     try:
         shape = run(model, example).shape
@@ -103,6 +104,9 @@ def _weights_of(module: nn.Module) -> list[nn.Parameter]:
     if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
         # A parametrised weight is a plain tensor computed on the fly: no mask would hold on it.
         return [module.weight] if isinstance(module.weight, nn.Parameter) else []
+    if isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
+        # Rows are gates, columns inputs or the state: what masks and N:M groups want.
+        return [w for n, w in module.named_parameters() if n.startswith("weight_")]
     if isinstance(module, nn.MultiheadAttention):
         found = (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight)
         return [weight for weight in (*found, module.v_proj_weight) if weight is not None]

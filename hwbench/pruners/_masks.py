@@ -9,13 +9,14 @@ exported graph (an active parametrization leaves a Mul and keeps batch norm from
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwbench.errors import StageError, UserError, did_you_mean
 from hwbench.protocols import Pruned
-from hwbench.pruners._criteria import CRITERIA
+from hwbench.pruners._criteria import FROM_DATA, OF_BLOCKS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,19 +84,39 @@ def prunable(model: nn.Module, example: Tensor, *, keep_ends: bool) -> Prunable:
     return Prunable(own, tuple(layers), tuple(notes))
 
 
-def scores(layers: Sequence[WeightedLayer], spec: CompressionSpec) -> list[Tensor]:
+def scores(
+    layers: Sequence[WeightedLayer], spec: CompressionSpec, evidence: Mapping[str, Tensor]
+) -> list[Tensor]:
     """Return the criterion's score of every weight, float32, 0 for weights that are zero already.
 
-    The 0 makes steps nest: what an earlier step removed is removed again.
+    The 0 makes steps nest: what an earlier step removed is removed again. Raises `StageError`
+    when the criterion needs evidence on a layer and there is none.
     """
     import torch
 
     generator = torch.Generator().manual_seed(spec.seed)
-    criterion = CRITERIA[spec.criterion]
     found = []
     for layer in layers:
         weight = layer.weight.detach()
-        found.append(criterion(weight, generator).float() * (weight != 0))
+        if spec.criterion in FROM_DATA:
+            learnt = evidence_on(layer.parameter, spec.criterion, evidence)
+            score = FROM_DATA[spec.criterion](weight, learnt)
+        else:
+            score = OF_BLOCKS[spec.criterion](weight, generator)
+        found.append(score.float() * (weight != 0))
+    return found
+
+
+def evidence_on(parameter: str, criterion: str, evidence: Mapping[str, Tensor]) -> Tensor:
+    """Return what was learnt about a weight; raises `StageError` when nothing finite was."""
+    found = evidence.get(parameter)
+    if found is None or not bool(found.isfinite().all()):
+        what = "nothing was" if found is None else "nothing finite was"
+        raise StageError(
+            "compress",
+            f"the criterion {criterion} needs data, and {what} learnt about {parameter}",
+            mend="take magnitude or lamp, or a training split that reaches this layer",
+        )
     return found
 
 
@@ -104,6 +125,7 @@ def prune_blocks(
     example: Tensor,
     spec: CompressionSpec,
     sparsity: float,
+    evidence: Mapping[str, Tensor],
     rows: int,
     columns: int,
 ) -> Pruned:
@@ -111,20 +133,73 @@ def prune_blocks(
 
     A block is `rows` output by `columns` input channels at one kernel position; blocks at a
     ragged edge are smaller. Scope ``global``: all blocks compete; ``local``: each layer reaches
-    the sparsity on its own. The share is of the weights that take part, and met as nearly as
-    whole blocks allow.
+    the sparsity on its own; ``erk`` and ``vector``: each reaches its own. The share is of the
+    weights that take part, and met as nearly as whole blocks allow.
     """
     start = prunable(model, example, keep_ends=spec.scope == "local")
-    pools = [pool(score, rows, columns) for score in scores(start.layers, spec)]
+    pools = [pool(score, rows, columns) for score in scores(start.layers, spec, evidence)]
     if spec.scope == "global":
         kept = _keep_jointly(pools, sparsity)
     else:
-        kept = [_keep_jointly([pair], sparsity)[0] for pair in pools]
+        shares = _shares(start.layers, spec, sparsity)
+        kept = [_keep_jointly([p], share)[0] for p, share in zip(pools, shares, strict=True)]
     masks = {
         layer.parameter: unpool(keep, layer.weight.shape, rows, columns)
         for layer, keep in zip(start.layers, kept, strict=True)
     }
     return masked(start, masks)
+
+
+def sizes(model: nn.Module, example: Tensor) -> Mapping[str, int]:
+    """Return the weights of each layer that per-layer shares may name."""
+    found: dict[str, int] = {}
+    for layer in prunable(model, example, keep_ends=False).layers:
+        found[layer.layer] = found.get(layer.layer, 0) + layer.weight.numel()
+    return found
+
+
+def check_ratios(ratios: Mapping[str, float], known: Iterable[str]) -> None:
+    """Raise `StageError` for a share of a layer that is not there or not prunable."""
+    names = list(known)
+    for name in ratios:
+        if name not in names:
+            raise StageError(
+                "compress",
+                f"ratios name {name!r}, which is no layer that can be pruned so",
+                mend=did_you_mean(name, names),
+            )
+
+
+def erk(shapes: Sequence[Sequence[int]], sparsity: float) -> list[float]:
+    """Return each layer's sparsity by the Erdős-Rényi-Kernel rule (Evci et al. 2020, "RigL").
+
+    The density of a layer goes with (sum of its dimensions) / (product of them), so that small
+    layers keep more; a layer that would keep more than all is dense, and the others make up.
+    """
+    counts = [math.prod(shape) for shape in shapes]
+    raw = [sum(shape) / count for shape, count in zip(shapes, counts, strict=True)]
+    dense: set[int] = set()
+    while True:
+        rest = [index for index in range(len(shapes)) if index not in dense]
+        left = (1 - sparsity) * sum(counts) - sum(counts[index] for index in dense)
+        scale = left / sum(raw[index] * counts[index] for index in rest) if rest else 0.0
+        full = {index for index in rest if scale * raw[index] > 1}
+        if not full:
+            break
+        dense |= full
+    return [0.0 if i in dense else max(0.0, 1 - scale * r) for i, r in enumerate(raw)]
+
+
+def _shares(
+    layers: Sequence[WeightedLayer], spec: CompressionSpec, sparsity: float
+) -> Sequence[float]:
+    """Return each layer's own sparsity under a scope in which layers do not compete."""
+    if spec.scope == "erk":
+        return erk([layer.weight.shape for layer in layers], sparsity)
+    if spec.scope == "vector":
+        check_ratios(spec.ratios, [layer.layer for layer in layers])
+        return [spec.ratios.get(layer.layer, 0.0) for layer in layers]
+    return [sparsity] * len(layers)
 
 
 def pool(score: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:

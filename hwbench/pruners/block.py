@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners import _masks
-from hwbench.pruners._criteria import CRITERIA
+from hwbench.pruners._criteria import CRITERIA, FROM_DATA
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,8 +33,8 @@ class Options:
 class BlockPruner:
     """Sets the blocks with the lowest mean score to zero."""
 
-    criteria: tuple[str, ...] = tuple(CRITERIA)
-    scopes: tuple[str, ...] = ("global", "local")
+    criteria: tuple[str, ...] = (*CRITERIA, "l2", *FROM_DATA)
+    scopes: tuple[str, ...] = ("global", "local", "erk", "vector")
 
     def __init__(self, options: Options) -> None:
         """Nothing to keep."""
@@ -44,8 +44,17 @@ class BlockPruner:
         """Return whether the pattern is ``NxM`` with N and M from 1 to 999."""
         return _PATTERN.fullmatch(pattern) is not None
 
+    def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
+        """Return the layers that take part under a per-layer share, with their weights."""
+        return _masks.sizes(model, example)
+
     def prune(
-        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+        self,
+        model: nn.Module,
+        example: Tensor,
+        spec: CompressionSpec,
+        sparsity: float,
+        evidence: Mapping[str, Tensor] = {},
     ) -> Pruned:
         """Return a copy in which that share of the weights taking part is zero, block by block.
 
@@ -55,7 +64,7 @@ class BlockPruner:
         """
         _masks.check_offer(spec, self.criteria, self.scopes, sparsity)
         rows, columns = (int(size) for size in spec.pattern.split("x"))
-        return _masks.prune_blocks(model, example, spec, sparsity, rows, columns)
+        return _masks.prune_blocks(model, example, spec, sparsity, evidence, rows, columns)
 
     def restore(
         self, model: nn.Module, example: Tensor, structure: Mapping[str, object]

@@ -1,7 +1,11 @@
 """The pattern ``channel``: whole channels leave, and every layer that touches them shrinks.
 
 Which layers hang together is found by torch-pruning's dependency graph (Fang et al. 2023,
-"DepGraph"). What is removed is decided here, because its own pruner rounds widths down (25 % of
+"DepGraph"). A group's channels are ranked by their norm over the whole group (``l1``, ``l2``: Li et
+al. 2017), by that norm over the larger ones (``lamp``), by the scale of their batch norm
+(``bn_scale``: Liu et al. 2017, "Network Slimming"), by their distance from all other filters
+(``fpgm``: He et al. 2019), or by what data say about their weights (``taylor``, ``hessian``,
+``movement``). What is removed is decided here, because its own pruner rounds widths down (25 % of
 16 with a multiple of 8 would be 50 %), lets a global ranking leave one channel, and shares
 mutable default arguments between its instances.
 """
@@ -36,8 +40,18 @@ class Options:
 class ChannelPruner:
     """Removes the channels whose groups have the lowest norm."""
 
-    criteria: tuple[str, ...] = ("l2", "l1", "random")
-    scopes: tuple[str, ...] = ("local", "global")
+    criteria: tuple[str, ...] = (
+        "l2",
+        "l1",
+        "lamp",
+        "bn_scale",
+        "fpgm",
+        "taylor",
+        "hessian",
+        "movement",
+        "random",
+    )
+    scopes: tuple[str, ...] = ("local", "global", "vector")
 
     def __init__(self, options: Options) -> None:
         """Keep the bounds."""
@@ -48,8 +62,19 @@ class ChannelPruner:
         """Return whether the pattern is ``channel``."""
         return pattern == "channel"
 
+    def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
+        """Return the first layer of every group of channels that can leave, and its width."""
+        from hwbench.pruners import _channels
+
+        return _channels.Graph(copy.deepcopy(model), example).widths()
+
     def prune(
-        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+        self,
+        model: nn.Module,
+        example: Tensor,
+        spec: CompressionSpec,
+        sparsity: float,
+        evidence: Mapping[str, Tensor] = {},
     ) -> Pruned:
         """Return a copy with that share of the *dense* model's prunable channels removed.
 
@@ -66,8 +91,8 @@ class ChannelPruner:
         check_offer(spec, self.criteria, self.scopes, sparsity)
         own = copy.deepcopy(model)
         graph = _channels.Graph(own, example)
-        low, most = self.options.min_width, self.options.max_ratio
-        widths = [_channels.width(group, own, spec, low, most) for group in graph.groups]
+        bounds = (self.options.min_width, self.options.max_ratio)
+        widths = [_channels.width(group, own, spec, bounds, evidence) for group in graph.groups]
         if not widths:
             raise StageError(
                 "compress",
@@ -75,7 +100,7 @@ class ChannelPruner:
                 expected="a convolution or linear layer that does not make the output",
                 mend="; ".join(graph.notes),
             )
-        keep = _channels.kept(widths, sparsity, jointly=spec.scope == "global")
+        keep = _channels.kept(widths, sparsity, spec)
         graph.cut([width.lowest(count) for width, count in zip(widths, keep, strict=True)])
         _channels.check(model, own, graph, example)
         dense = sum(width.dense for width in widths)

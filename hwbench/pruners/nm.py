@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners import _masks
-from hwbench.pruners._criteria import CRITERIA
+from hwbench.pruners._criteria import CRITERIA, FROM_DATA
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Options:
 class NMPruner:
     """Keeps the N highest-scored weights of every group of M."""
 
-    criteria: tuple[str, ...] = tuple(CRITERIA)
+    criteria: tuple[str, ...] = (*CRITERIA, *FROM_DATA)
     scopes: tuple[str, ...] = ("local",)
 
     def __init__(self, options: Options) -> None:
@@ -46,8 +46,17 @@ class NMPruner:
         match = _PATTERN.fullmatch(pattern)
         return match is not None and int(match[1]) < int(match[2])
 
+    def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
+        """Return the layers that take part: none, N:M fixes every share, with their weights."""
+        return {}
+
     def prune(
-        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+        self,
+        model: nn.Module,
+        example: Tensor,
+        spec: CompressionSpec,
+        sparsity: float,
+        evidence: Mapping[str, Tensor] = {},
     ) -> Pruned:
         """Return a copy in which every whole group of M input channels keeps N weights.
 
@@ -67,7 +76,7 @@ class NMPruner:
         # Guard the ceiling against 4 * (1 - 0.5) coming out as 2.0000000000000004.
         kept = max(kept, math.ceil(of * (1 - sparsity) - 1e-6))
         start = _dividing(_masks.prunable(model, example, keep_ends=True), of, spec.pattern)
-        found = _masks.scores(start.layers, spec)
+        found = _masks.scores(start.layers, spec, evidence)
         masks = {
             layer.parameter: group_mask(score, kept, of)
             for layer, score in zip(start.layers, found, strict=True)

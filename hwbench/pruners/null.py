@@ -36,8 +36,17 @@ class NullPruner:
         """Return whether the pattern is ``dense``."""
         return pattern == "dense"
 
+    def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
+        """Return nothing: nothing is removed."""
+        return {}
+
     def prune(
-        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+        self,
+        model: nn.Module,
+        example: Tensor,
+        spec: CompressionSpec,
+        sparsity: float,
+        evidence: Mapping[str, Tensor] = {},
     ) -> Pruned:
         """Return a copy of the model, whatever the sparsity."""
         return Pruned(copy.deepcopy(model), {}, {})

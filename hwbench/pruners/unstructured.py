@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners import _masks
-from hwbench.pruners._criteria import CRITERIA
+from hwbench.pruners._criteria import CRITERIA, FROM_DATA
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,8 +26,8 @@ class Options:
 class UnstructuredPruner:
     """Sets the lowest-scored weights to zero, over the whole model or layer by layer."""
 
-    criteria: tuple[str, ...] = tuple(CRITERIA)
-    scopes: tuple[str, ...] = ("global", "local")
+    criteria: tuple[str, ...] = (*CRITERIA, *FROM_DATA)
+    scopes: tuple[str, ...] = ("global", "local", "erk", "vector")
 
     def __init__(self, options: Options) -> None:
         """Nothing to keep."""
@@ -37,8 +37,17 @@ class UnstructuredPruner:
         """Return whether the pattern is ``unstructured``."""
         return pattern == "unstructured"
 
+    def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
+        """Return the layers that take part under a per-layer share, with their weights."""
+        return _masks.sizes(model, example)
+
     def prune(
-        self, model: nn.Module, example: Tensor, spec: CompressionSpec, sparsity: float
+        self,
+        model: nn.Module,
+        example: Tensor,
+        spec: CompressionSpec,
+        sparsity: float,
+        evidence: Mapping[str, Tensor] = {},
     ) -> Pruned:
         """Return a copy in which that share of the weights taking part is zero.
 
@@ -46,7 +55,7 @@ class UnstructuredPruner:
         Raises `StageError` when there is nothing to prune.
         """
         _masks.check_offer(spec, self.criteria, self.scopes, sparsity)
-        return _masks.prune_blocks(model, example, spec, sparsity, rows=1, columns=1)
+        return _masks.prune_blocks(model, example, spec, sparsity, evidence, 1, 1)
 
     def restore(
         self, model: nn.Module, example: Tensor, structure: Mapping[str, object]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hwbench.records.shifted import ShiftSpec
 from hwbench.records.specs import (
     LAST,
     Healing,
@@ -119,6 +120,7 @@ class Recipe:
     measure: MeasureSpec
     title: str = ""
     precisions: tuple[Precision, ...] = ("fp32",)
+    shift: ShiftSpec | None = None
     search: SearchSpec = field(default_factory=SearchSpec)
 
 

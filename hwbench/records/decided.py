@@ -10,6 +10,7 @@ from hwbench.records.asked import Recipe, TargetProfile
 from hwbench.records.measured import Beside, Conditions, Result
 from hwbench.records.metrics import Source, Value
 from hwbench.records.searched import Tried
+from hwbench.records.shifted import Shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +92,4 @@ class Study:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
+    shift: tuple[Shifted, ...] = ()

@@ -29,12 +29,13 @@ class CompressedModel:
 class LayerCurve:
     """What pruning one layer alone does: validation scores by the layer's share removed.
 
-    ``score`` is the dense model's; ``scores`` are taken after batch-norm statistics were
+    ``units`` are what the shares count (weights, channels, heads). ``score`` is the dense model's;
+    ``scores`` are taken after batch-norm statistics were
     estimated again, without training.
     """
 
     layer: str
-    weights: int
+    units: int
     score: float
     sparsities: tuple[float, ...]
     scores: tuple[float, ...]
@@ -103,7 +104,9 @@ class CompiledModel:
     """An artifact: a folder of files that one backend loads on one kind of device.
 
     ``entry`` names the file to load, relative to ``folder``; ``digest`` covers every file;
-    ``versions`` says what compiled it.
+    ``versions`` says what compiled it. ``worker`` is a folder with the worker of another hwbench
+    that is to run it (a pinned baseline brings its own); None: today's. ``planned_memory`` is the
+    arena of activations in bytes where the compiler plans one.
     """
 
     candidate: Candidate
@@ -117,3 +120,5 @@ class CompiledModel:
     layers: tuple[LayerNote, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    worker: Path | None = None
+    planned_memory: int | None = None

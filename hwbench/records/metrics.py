@@ -35,6 +35,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         m.name: m
         for m in (
             Metric("top1", "fraction", "higher", "Top-1 accuracy", "share of right answers"),
+            Metric(
+                "top1_shift",
+                "fraction",
+                "higher",
+                "Top-1 under shift",
+                "share of right answers on corrupted pictures, mean over kinds and severities",
+            ),
             Metric("score", "score", "higher", "Score", "the workload's own score"),
             Metric("latency_p50", "s", "lower", "Latency p50", "median time of one inference"),
             Metric("latency_p90", "s", "lower", "Latency p90", "9 of 10 inferences are faster"),
@@ -46,6 +53,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "lower",
                 "Peak memory",
                 "peak resident memory less that of the same runtime with an empty model",
+            ),
+            Metric(
+                "planned_memory",
+                "B",
+                "lower",
+                "Planned arena",
+                "activations as the compiler lays them out, without weights and the runtime",
             ),
             Metric("process_memory", "B", "lower", "Process memory", "peak resident memory, gross"),
             Metric("energy", "J", "lower", "Energy", "joules per inference"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from hwbench.records.asked import MeasureSpec
 
 
 class Status(enum.StrEnum):
@@ -23,6 +26,33 @@ class Status(enum.StrEnum):
     """The pinned artifact has a number and tonight's has none."""
     MISSING = "missing"
     """Neither has one that can be compared; the reason is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Less than this is no change: a share of the pinned figure, and an amount in SI units.
+
+    Both must be exceeded. For metrics that are fractions themselves (accuracy) ``share`` is the
+    difference: 0.01 is one percentage point.
+    """
+
+    share: float
+    least: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NightlyPlan:
+    """What is run every night: all pairs of recipes and targets, by name.
+
+    ``floors`` are shares by metric that replace the usual ones; ``measure`` how sessions are run.
+    """
+
+    name: str
+    title: str
+    recipes: tuple[str, ...]
+    targets: tuple[str, ...]
+    floors: Mapping[str, float]
+    measure: MeasureSpec
 
 
 ALARMS = frozenset({Status.WORSE, Status.CREEP, Status.LOST})
@@ -88,6 +118,14 @@ class Pin:
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe_digest: str = ""
     fingerprint: str = ""
+
+    def age(self, at: str) -> str:
+        """Return how old it is at a moment (ISO 8601), in words."""
+        then, later = (datetime.datetime.fromisoformat(t) for t in (self.at, at))
+        days = (later - then).days
+        if later < then:
+            return "from the future: a clock was set back"
+        return "of today" if days == 0 else f"{days} day{'s' if days > 1 else ''} old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +215,40 @@ class Night:
     def unmeasured(self) -> tuple[Pair, ...]:
         """The pairs of which nothing can be said."""
         return tuple(p for p in self.pairs if not p.measured)
+
+
+@dataclass(frozen=True, slots=True)
+class TrendPoint:
+    """One night of a trend: its ratio to the baseline of then, and what was said of it."""
+
+    number: int
+    started: str
+    commit: str
+    segment: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A series over the nights: ``changes`` are the indices of points at which its level moved."""
+
+    target: str
+    recipe: str
+    candidate: str
+    metric: str
+    floor: float
+    points: tuple[TrendPoint, ...]
+    changes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRate:
+    """How often a session told the pinned dense model from its own copy (99 %): the A/A rate."""
+
+    sessions: int
+    off: int
+    typical: float | None
+    """The median of what the copy was off by, as a share."""

@@ -5,11 +5,10 @@ many nights do. `simulate` is a world of nights whose truth is known.
 """
 
 from hwbench.regress.creep import Shift, change_points, creep, crept, noise, pooled
-from hwbench.regress.judge import FLOORS, Floor, conclude, judge, paired_chance
+from hwbench.regress.judge import FLOORS, conclude, judge, paired_chance
 
 __all__ = [
     "FLOORS",
-    "Floor",
     "Shift",
     "change_points",
     "conclude",

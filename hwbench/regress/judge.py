@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from hwbench.records import METRICS, Change, Status
+from hwbench.records import METRICS, Change, Floor, Status
 
 _CHANCE = 0.01
 """Accuracy: what this probable by chance is no change."""
@@ -13,22 +12,11 @@ _SCATTERS = 4.0
 """One reading a session, no interval: beyond so many times what the nights scatter by."""
 
 
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """Less than this is no change: a share of the pinned figure, and an amount in SI units.
-
-    Both must be exceeded. For metrics that are fractions themselves (accuracy) ``share`` is the
-    difference: 0.01 is one percentage point.
-    """
-
-    share: float
-    least: float = 0.0
-
-
 FLOORS: Mapping[str, Floor] = {
     "latency_p50": Floor(0.01),
     "load_time": Floor(0.15, 2e-3),
     "peak_memory": Floor(0.05, 256 << 10),
+    "process_memory": Floor(0.03, 1 << 20),
     "energy": Floor(0.05),
     "artifact_bytes": Floor(0.01, 1024),
     "compile_time": Floor(0.5, 2.0),

@@ -121,7 +121,7 @@ def find(study: Study, key: str | None) -> Result | None:
 
 
 def dense_on(result: Result, study: Study) -> Result | None:
-    """Return the dense model on the same backend, its own parent first."""
+    """Return the dense model on the same backend: in fp32 first, its own parent first."""
     parent = result.candidate.compression.dense.key
     same = [
         r
@@ -130,7 +130,12 @@ def dense_on(result: Result, study: Study) -> Result | None:
         and r.failure is None
         and r.candidate.backend == result.candidate.backend
     ]
-    return min(same, key=lambda r: r.candidate.compression.key != parent, default=None)
+
+    def distance(result: Result) -> tuple[bool, bool]:
+        candidate = result.candidate
+        return candidate.export.precision != "fp32", candidate.compression.key != parent
+
+    return min(same, key=distance, default=None)
 
 
 def is_control(result: Result) -> bool:

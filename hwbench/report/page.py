@@ -8,7 +8,7 @@ from typing import Any
 
 from hwbench import units
 from hwbench.records import METRICS, Result, Source, Study
-from hwbench.report import history, look, picture, plane, plots, prose, table
+from hwbench.report import history, look, picture, plane, plots, prose, shifting, table
 
 _ABOUT = {
     "Speed-up": "latency of the dense model on the same backend over this one's",
@@ -52,6 +52,9 @@ def page(study: Study) -> str:
         goals=_goals(study),
         tried=history.rows(study),
         axes=history.axes(study),
+        shift=shifting.rows(study),
+        potentials=shifting.potentials(study),
+        guideline=shifting.guideline(study),
         table=_table(study),
         failed=[r for r in look.ordered(study) if r.failure is not None],
         gaps=_gaps(study),

@@ -65,9 +65,9 @@ def hover(result: Result, study: Study) -> str:
 
 def _numbers(result: Result, study: Study) -> list[str]:
     lines = []
-    for metric in dict.fromkeys((*study.recipe.objectives, "artifact_bytes")):
+    for metric in dict.fromkeys((*study.recipe.objectives, "planned_memory", "artifact_bytes")):
         value = result.values.get(metric)
-        if value is None:
+        if value is None or (value.value is None and metric == "planned_memory"):
             continue
         line = f"{METRICS[metric].title}: {units.describe(value)}"
         if value.low is not None and value.high is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwbench.backends import precisions
 from hwbench.errors import UserError
 from hwbench.records import (
     Candidate,
@@ -9,6 +10,7 @@ from hwbench.records import (
     ExportSpec,
     Method,
     PluginSpec,
+    Precision,
     Recipe,
     TargetProfile,
 )
@@ -17,15 +19,19 @@ from hwbench.records import (
 def plan(recipe: Recipe, target: TargetProfile) -> tuple[Candidate, ...]:
     """Return every candidate of a study, dense models first, in a stable order, none twice.
 
-    The grid: seeds × (dense + methods × sparsities) × the backends that both the recipe asks
-    for and the target runs. Raises `UserError` when that is empty.
+    The grid: seeds × (dense + methods × sparsities) × precisions × the backends that both the
+    recipe asks for and the target runs, where a backend takes the precision. The dense model is
+    tried in int8 whatever the recipe says: what it costs and gains is what pruning competes with.
+    Raises `UserError` when that is empty.
     """
     backends = shared_backends(recipe, target)
     specs = [spec for seed in recipe.seeds for spec in _compressions(recipe, target, seed)]
     candidates = [
-        Candidate(ExportSpec(spec), backend, target.name, recipe.batch, target.threads)
+        Candidate(ExportSpec(spec, precision), backend, target.name, recipe.batch, target.threads)
         for spec in sorted(specs, key=lambda s: not s.is_dense)
+        for precision in _precisions(recipe, spec)
         for backend in backends
+        if precision in precisions(backend.kind)
     ]
     unique = {candidate.key: candidate for candidate in candidates}
     if all(c.compression.is_dense for c in unique.values()):
@@ -61,6 +67,11 @@ def left_out(recipe: Recipe, target: TargetProfile) -> tuple[str, ...]:
     """Return the backends that the recipe asks for and the target does not run."""
     offered = {spec.kind for spec in target.backends}
     return tuple(spec.kind for spec in recipe.backends if spec.kind not in offered)
+
+
+def _precisions(recipe: Recipe, spec: CompressionSpec) -> tuple[Precision, ...]:
+    """Return the precisions of a model, fp32 first; the dense model has them all."""
+    return ("fp32", "int8") if spec.is_dense else tuple(sorted(recipe.precisions))
 
 
 def _compressions(recipe: Recipe, target: TargetProfile, seed: int) -> list[CompressionSpec]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hwbench.errors import StageError
 from hwbench.protocols import Accelerated, Backend, EnergyMeter, Session
 from hwbench.records import EnergyReading, Failure, from_json, to_json
-from hwbench.worker import stopwatch
+from hwbench.worker import gpu, stopwatch
 from hwbench.worker.messages import Job, Settings
 
 if TYPE_CHECKING:
@@ -124,6 +124,10 @@ class Runner:
         phases = ("after_import", "after_load", "after_first", "after_runs")
         found = dict(zip(phases, (imported, loaded, first, after), strict=True))
         device = session.device_memory() if isinstance(session, Accelerated) else {}
+        if device:
+            # By the driver's own books: what the allocator keeps, and the context.
+            seen = gpu.process_memory(os.getpid())
+            device = device if seen is None else {**device, "process": seen}
         return {**found, **({"device": device} if device else {})}
 
     def outputs(self, file: str) -> dict[str, Any]:

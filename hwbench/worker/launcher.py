@@ -38,6 +38,7 @@ from hwbench.worker.processes import BrokenError, Child
 from hwbench.worker.wire import HostGoneError, Wire
 
 _ALIVE_EVERY = 2.0
+_WAITING = "another session measures on this device: waiting until it is done"
 Say = Callable[[Mapping[str, Any]], None]
 
 
@@ -177,7 +178,8 @@ class Launcher:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._alive()
+                # More often than that it lives: whoever looks at the screen wonders at once.
+                self._say({"alive": True, "waiting": _WAITING})
                 if self._host is not None and _ended(self._host):
                     raise HostGoneError from None
             else:

@@ -20,6 +20,7 @@ class Job:
     """One artifact to load in a process of its own.
 
     ``plugin`` is the module of the backend, ``artifact`` the path of its entry on the device.
+    ``code`` is the folder of another hwbench's worker there, which is to run it (empty: ours).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Job:
     artifact: str
     threads: int = 1
     batch: int = 1
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

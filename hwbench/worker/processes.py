@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import random
@@ -68,7 +69,7 @@ class Child:
         try:
             with _fixed_addresses() if repeatable else contextlib.nullcontext():
                 self._process = subprocess.Popen(
-                    [sys.executable, str(code), "child", str(commands), str(theirs)],
+                    [sys.executable, job.code or str(code), "child", str(commands), str(theirs)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -79,7 +80,9 @@ class Child:
         finally:
             for fd in (log, commands, theirs):
                 os.close(fd)
-        self._write(json.dumps({"job": to_json(job), "settings": to_json(settings)}))
+        # A child of an older hwbench knows fewer fields: what is at its default goes unsaid.
+        told = dataclasses.replace(job, code="")
+        self._write(json.dumps({"job": _said(told), "settings": _said(settings)}))
 
     def send(self, command: str, **arguments: Any) -> None:
         """Give a command; the answer is for `answer` to fetch."""
@@ -146,6 +149,15 @@ class Child:
         name = signal.Signals(-status).name
         hint = ", perhaps for lack of memory" if name == "SIGKILL" else ""
         return f"its process was ended by {name} ({doing}){hint}"
+
+
+def _said(record: Job | Settings) -> dict[str, Any]:
+    """Return a record's fields that are not at their default."""
+    return {
+        field.name: to_json(value)
+        for field in dataclasses.fields(record)
+        if (value := getattr(record, field.name)) != field.default
+    }
 
 
 def _environment(job: Job, rng: random.Random | None) -> Mapping[str, str]:

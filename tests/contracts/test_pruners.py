@@ -1,6 +1,8 @@
 """What every pruner promises, whichever file it is in."""
 
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from hwbench import pruners, registry
 from hwbench.errors import StageError, UserError
 from hwbench.protocols import Pruner
-from hwbench.records import to_json
+from hwbench.records import CompressionSpec, to_json
 from hwbench.workloads._resnet8 import ResNet8
 from tests import nets
 
@@ -26,11 +28,31 @@ def _cases() -> list[tuple[str, str, str, str]]:
             if kind.accepts(pattern)
             for criterion in kind.criteria
             for scope in kind.scopes
+            # Every criterion and every scope of a pattern at least once, not each with each.
+            if criterion == kind.criteria[0] or scope == kind.scopes[0]
+            # One block shape stands for all where only the criterion differs.
+            if criterion == kind.criteria[0] or pattern not in ("1x4", "2x1", "3x5", "1:4")
         ]
     return cases
 
 
 CASES = _cases()
+
+
+def _spec(pattern: str, criterion: str, scope: str, wanted: float, **more: Any) -> CompressionSpec:
+    """Return a spec; the scope vector gives every layer the same share."""
+    spec = nets.spec(pattern, criterion, scope, wanted, **more)
+    if scope != "vector":
+        return spec
+    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    layers = pruner.layers(_model(), nets.images(1, 16), spec)
+    assert sum(layers.values()) > 0
+    return dataclasses.replace(spec, ratios=dict.fromkeys(layers, wanted))
+
+
+def _evidence(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return something learnt from data about every weight, whatever the criterion."""
+    return {name: p.detach().abs() + 0.1 for name, p in model.named_parameters() if p.dim() > 1}
 
 
 def _own_sparsity(pattern: str) -> float:
@@ -69,9 +91,9 @@ def test_the_contract(name: str, pattern: str, criterion: str, scope: str) -> No
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
     wanted = _own_sparsity(pattern)
-    spec = nets.spec(pattern, criterion, scope, wanted, seed=3)
+    spec, learnt = _spec(pattern, criterion, scope, wanted, seed=3), _evidence(model)
 
-    made = pruner.prune(model, example, spec, wanted)
+    made = pruner.prune(model, example, spec, wanted, learnt)
 
     # The argument is untouched, its mode included.
     assert model.training
@@ -81,7 +103,7 @@ def test_the_contract(name: str, pattern: str, criterion: str, scope: str) -> No
 
     # Deterministic for a seed, whatever the global random state.
     torch.manual_seed(99)
-    again = pruner.prune(model, example, spec, wanted)
+    again = pruner.prune(model, example, spec, wanted, learnt)
     ours, theirs = made.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
@@ -154,6 +176,22 @@ def test_a_model_with_nothing_to_prune_fails_clearly(pattern: str) -> None:
     bare = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.BatchNorm1d(192))
     with pytest.raises(StageError, match="nothing to prune"):
         pruner.prune(bare, nets.images(2), spec, 0.5)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1", "channel"])
+def test_ratios_of_a_layer_that_is_not_there(pattern: str) -> None:
+    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    spec = nets.spec(pattern, pruner.criteria[0], "vector", ratios={"block1.conv9": 0.5})
+    with pytest.raises(StageError, match=r"block1\.conv9"):
+        pruner.prune(_model(), nets.images(1, 16), spec, 0.5)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "channel"])
+def test_a_criterion_from_data_without_data_fails_clearly(pattern: str) -> None:
+    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    spec = nets.spec(pattern, "taylor", pruner.scopes[0])
+    with pytest.raises(StageError, match="needs data, and nothing was learnt"):
+        pruner.prune(_model(), nets.images(1, 16), spec, 0.5)
 
 
 def test_random_differs_with_the_seed() -> None:

@@ -42,6 +42,12 @@ def _options(name: str, folder: Path) -> dict[str, Any]:
         return {"file": folder / "mine.py"}
     if name == "p32":
         return {"train": 200, "validation": 100, "test": 100}
+    if name == "mnist":
+        numbers = np.random.default_rng(0)
+        for split, count in (("train", 60), ("test", 20)):
+            images = numbers.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+            np.savez(folder / f"{split}.npz", x=images, y=numbers.integers(0, 10, count))
+        return {"folder": str(folder), "validation": 20}
     return {}
 
 

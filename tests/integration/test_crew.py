@@ -75,6 +75,26 @@ def test_what_a_hand_prints_goes_to_its_log_and_mistakes_come_back(tmp_path: Pat
     assert (tmp_path / "logs/hand-1.txt").stat().st_size > 3_000_000
 
 
+def test_the_log_of_a_hand_that_shouts_is_cut_and_its_last_words_are_kept(tmp_path: Path) -> None:
+    # It shouts 9 MB and waits until somebody has cut its log.
+    body = (
+        "size = 0\n"
+        "        while os.fstat(1).st_size >= size:\n"
+        "            size = os.fstat(1).st_size\n"
+        "            if size < 9_000_000: print('x' * 1_000_000, flush=True)\n"
+        "        print('last words', flush=True); os._exit(4)"
+    )
+    with (
+        Crew(1, tmp_path / "logs", quiet, 300) as crew,
+        pytest.raises(StageError) as error,
+    ):
+        ask(crew, mine(tmp_path, body), tmp_path / "a")
+    assert "last words" in error.value.where
+    log = tmp_path / "logs/hand-1.txt"
+    assert log.stat().st_size < 1000
+    assert log.read_bytes().startswith(b"[what was printed before was more than 8 MB")
+
+
 def test_closing_ends_hands_and_what_waits(tmp_path: Path) -> None:
     with Crew(1, tmp_path / "logs", quiet, 300) as crew:
         body = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(9999)"

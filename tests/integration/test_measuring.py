@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -161,3 +163,22 @@ def test_a_double_that_dies_in_the_rounds_costs_itself_only(tmp_path: Path) -> N
     assert "SIGKILL" in found.failures["killed"].message
     assert [p.generation for p in found.doubles["twin"]] == [0, 1]
     assert selftest.judge_killed(found).ok
+
+
+def test_waiting_for_the_device_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    lock = os.open(tmp_path / "hwbench-device.lock", os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    said = []
+
+    def free(why: str) -> None:
+        said.append(why)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+    spec = artifacts.spec(generations=1, looks=(2,))
+    with opened(artifacts.TARGET, tmp_path / "log") as device:
+        device.waits = free
+        found = trial.run(device, {"twin": {}}, spec, spins=100)
+    os.close(lock)
+    assert found.reference
+    assert "another session measures on this device" in said[0]

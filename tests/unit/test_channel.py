@@ -60,18 +60,20 @@ def test_widths_are_rounded_to_the_nearest_multiple(
     dense: int, multiple: int, sparsity: float, left: int
 ) -> None:
     width = _width(*range(dense), floor=8, multiple=multiple)
-    assert kept([width], sparsity, jointly=False) == [left]
+    assert kept([width], sparsity, nets.spec("channel", "l2", "local")) == [left]
 
 
 def test_jointly_the_lowest_scores_go_first() -> None:
     widths = [_width(1, 2, 3, 4), _width(0.1, 0.2, 5, 6)]
-    assert kept(widths, 0.5, jointly=True) == [2, 2]
-    assert kept([_width(5, 6, 7, 8), _width(1, 2, 3, 4)], 0.25, jointly=True) == [4, 2]
+    assert kept(widths, 0.5, nets.spec("channel", "l2", "global")) == [2, 2]
+    assert kept(
+        [_width(5, 6, 7, 8), _width(1, 2, 3, 4)], 0.25, nets.spec("channel", "l2", "global")
+    ) == [4, 2]
 
 
 def test_a_floor_holds_and_the_others_make_up_for_it() -> None:
     weak, strong = _width(*[0.1] * 10, floor=8), _width(*[1.0] * 30, floor=8)
-    assert kept([weak, strong], 0.5, jointly=True) == [8, 12]
+    assert kept([weak, strong], 0.5, nets.spec("channel", "l2", "global")) == [8, 12]
 
 
 @given(
@@ -91,7 +93,8 @@ def test_a_floor_holds_and_the_others_make_up_for_it() -> None:
 def test_no_layer_grows_or_falls_below_its_floor(
     widths: list[Width], sparsity: float, jointly: bool
 ) -> None:
-    for width, count in zip(widths, kept(widths, sparsity, jointly=jointly), strict=True):
+    spec = nets.spec("channel", "l2", "global" if jointly else "local")
+    for width, count in zip(widths, kept(widths, sparsity, spec), strict=True):
         assert min(width.floor, width.now) <= count <= width.now
         gone = width.lowest(count)
         assert len(gone) == len(set(gone)) == width.now - count

@@ -119,11 +119,58 @@ def test_the_exporter_is_silent(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_other_precisions_are_not_offered_yet(
+@pytest.mark.parametrize("kind", ["dense", "unstructured"])
+def test_int8_keeps_the_zeros_and_stays_near(
+    models: dict[str, CompressedModel], toy: Workload, tmp_path: Path, kind: str
+) -> None:
+    spec = models[kind].spec
+    (tmp_path / "fp32").mkdir()
+    plain = export(ExportSpec(spec), models[kind], toy, tmp_path / "fp32")
+    made = export(ExportSpec(spec, "int8"), models[kind], toy, tmp_path)
+    document = onnx.load(made.path)
+    ops = {node.op_type for node in document.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= ops
+    weights = [i for i in document.graph.initializer if i.name.endswith("weight_quantized")]
+    assert weights
+    assert {i.data_type for i in weights} == {TensorProto.INT8}
+    # One scale for each output channel, about 0.
+    scales = {i.name: i.dims for i in document.graph.initializer if "scale" in i.name}
+    assert [1 for dims in scales.values() if len(dims) == 1]
+    assert [(x.name, x.shape, x.macs) for x in made.layers] == [
+        (x.name, x.shape, x.macs) for x in plain.layers
+    ]
+    # Zeros stay; small weights may join them.
+    assert all(a.nonzero <= b.nonzero for a, b in zip(made.layers, plain.layers, strict=True))
+    assert made.nonzero > 0.8 * plain.nonzero
+    assert plain.parity < made.parity < 0.2
+    assert (tmp_path / "model.onnx").stat().st_size < plain.path.stat().st_size
+    inputs = toy.data("validation")[0].numpy()
+    session = parity._session(made.path.read_bytes())
+    answers = session.run(None, {"x": inputs})[0]
+    labels = toy.data("validation")[1].numpy()
+    model = compress.load(models[kind], toy)
+    assert toy.score(answers, labels) > compress.score(model, toy) - 0.05
+
+
+def test_an_empty_calibration_set_is_refused(
     models: dict[str, CompressedModel], toy: Workload, tmp_path: Path
 ) -> None:
-    with pytest.raises(StageError, match="int8") as caught:
-        export(ExportSpec(models["dense"].spec, "int8"), models["dense"], toy, tmp_path)
+    class Without(type(toy)):  # type: ignore[misc]
+        def data(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+            inputs, labels = super().data(split)
+            return (inputs[:0], labels[:0]) if split == "train" else (inputs, labels)
+
+    own = Without(registry.module("workloads", "toy").Options())
+    with pytest.raises(StageError, match="calibration set is empty"):
+        export(ExportSpec(models["dense"].spec, "int8"), models["dense"], own, tmp_path)
+
+
+def test_other_precisions_are_not_offered(
+    models: dict[str, CompressedModel], toy: Workload, tmp_path: Path
+) -> None:
+    spec = ExportSpec(models["dense"].spec, "int4")  # type: ignore[arg-type]
+    with pytest.raises(StageError, match="int4") as caught:
+        export(spec, models["dense"], toy, tmp_path)
     assert caught.value.stage == "export"
 
 

@@ -581,3 +581,24 @@ def test_roofs_are_measured_once(tmp_path: Path) -> None:
     two = dataclasses.replace(made, threads=2)
     found = memory.Memory(kept.file, kept.fingerprint)
     assert roofs.known(two, found) == {"L1": 6e9}
+
+
+def test_the_planned_arena_is_what_tvms_analysis_says(tmp_path: Path) -> None:
+    model, _ = block(np.random.default_rng(0), 16, 32)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    made = build.machine()
+    lowered = lower.lower(graph.read(path, 1), made, choose.Chooser(made, 0.0, None))
+    module = build.prepare(lowered.module, None, made)
+    found = build.planned(module, made.target)
+    passes = [
+        relax.transform.ToNonDataflow(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+    ]
+    with made.target:
+        said = relax.analysis.estimate_memory_usage(tvm.transform.Sequential(passes)(module))
+    with_planning = said.split("With memory planning")[1]
+    size = float(with_planning.split("total size ")[1].split(" GB")[0]) * 2**30
+    assert found == pytest.approx(size, rel=1e-3)
+    assert found >= 16 * 32 * 32 * 4  # one activation at least

@@ -7,10 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hwbench.records import METRICS, Change, Status
+from hwbench.records import METRICS, Change, Floor, Status
 from hwbench.regress import (
     FLOORS,
-    Floor,
     change_points,
     conclude,
     creep,

@@ -158,3 +158,16 @@ def test_distillation_heals(toy: Workload, dense: CompressedModel, tmp_path: Pat
     made = compress.compress(spec, toy, dense, tmp_path, _quiet)
     assert made.scores["finetuned"] > 0.8
     assert spec.label.endswith("cubic 20-66.7% distill")
+
+
+def test_shares_by_sensitivity_meet_the_whole(
+    toy: Workload, dense: CompressedModel, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(BASE, scope="sensitivity", sparsity=0.6, healing="bn", recovery=None)
+    found = compress.sensitivity(spec, toy, dense, _quiet)
+    assert [curve.score for curve in found.curves] == [dense.scores["trained"]] * len(found.curves)
+    made = compress.compress(spec, toy, dense, tmp_path, _quiet)
+    state = compress.load(made, toy).state_dict()
+    zeros = {c.layer: int((state[f"{c.layer}.weight"] == 0).sum()) for c in found.curves}
+    assert sum(zeros.values()) / sum(c.units for c in found.curves) == pytest.approx(0.6, abs=0.01)
+    assert made.spec == spec

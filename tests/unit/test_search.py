@@ -13,9 +13,11 @@ RECIPE, TARGET = synthetic.recipe(), synthetic.target()
 
 def test_the_grid_is_complete_dense_first_and_free_of_doubles() -> None:
     found = search.plan(RECIPE, TARGET)
-    assert len(found) == 2 * (1 + sum(len(m.sparsities) for m in RECIPE.methods))
+    # Two backends, of which one also takes the dense model in int8.
+    assert len(found) == 2 * (1 + sum(len(m.sparsities) for m in RECIPE.methods)) + 1
     assert len({c.key for c in found}) == len(found)
-    assert [c.compression.is_dense for c in found[:3]] == [True, True, False]
+    assert [c.compression.is_dense for c in found[:4]] == [True, True, True, False]
+    assert [c.export.precision for c in found[:4]] == ["fp32", "fp32", "int8", "fp32"]
     doubled = dataclasses.replace(RECIPE, methods=RECIPE.methods * 2)
     assert search.plan(doubled, TARGET) == found
 
@@ -66,3 +68,12 @@ def test_the_plan_does_not_depend_on_the_order_of_methods() -> None:
     shuffled = dataclasses.replace(RECIPE, methods=tuple(methods))
     keys = {c.key for c in search.plan(RECIPE, TARGET)}
     assert {c.key for c in search.plan(shuffled, TARGET)} == keys
+
+
+def test_precisions_are_an_axis_where_a_backend_takes_them() -> None:
+    both = dataclasses.replace(RECIPE, precisions=("int8", "fp32"))
+    found = search.plan(both, TARGET)
+    short = [c for c in found if c.export.precision == "int8"]
+    assert {c.backend.kind for c in short} == {"onnxruntime"}
+    assert len(short) == 1 + sum(len(m.sparsities) for m in RECIPE.methods)
+    assert len({c.label for c in found}) == len(found)

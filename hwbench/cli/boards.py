@@ -1,0 +1,57 @@
+"""The verbs about boards: prepare one, or build an emulated one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwbench import config, equip
+from hwbench.cli import screen
+from hwbench.cli.measuring import Host
+from hwbench.connections import emulated
+from hwbench.errors import Exit
+
+app = typer.Typer(
+    name="board", help="Prepare a board that is reached by ssh, or build an emulated one."
+)
+
+Target = Annotated[str, typer.Argument(help="a file in targets/, or a path to one")]
+
+
+@app.command()
+def setup(target: Target = "rpi4", host: Host = "") -> int:
+    """Put the pinned runtimes on a board, check that they start, and remember whose board it is.
+
+    Needs ssh with a key (ssh-copy-id) and python3 (3.11 or newer, with venv) there; no network, no
+    pip and no root. Wheels are fetched and unpacked here and sent over. Safe to repeat.
+
+    Exit 0: everything starts. 3: the board cannot be reached, or something does not start there.
+    """
+    profile = config.load_target(target, host)
+    report = equip.setup(profile, lambda line: screen.err.print(line, markup=False))
+    for name, said in report.runtimes.items():
+        screen.out.print(f"{name}: {said}", markup=False, soft_wrap=True)
+    if not report.complete:
+        return Exit.TARGET
+    if host:
+        kept = config.remember_host(profile.name, host)
+        screen.out.print(f"{profile.name} now means {host} ({kept})", soft_wrap=True)
+    screen.out.print(f"next: hwbench doctor {target}", soft_wrap=True)
+    return Exit.FINE
+
+
+@app.command()
+def emulate(
+    folder: Annotated[
+        Path | None, typer.Option(envvar=emulated.FOLDER, help="where it is built")
+    ] = None,
+) -> None:
+    """Build the emulated Raspberry Pi 4 of the target rpi4-emulated, by apt and pip, without root.
+
+    400 MB, half a minute; done again only when what goes in has changed.
+    """
+    place = folder or emulated.folder()
+    done = "built" if equip.emulate(place.absolute()) else "up to date"
+    screen.out.print(f"{done}: {place}", soft_wrap=True)

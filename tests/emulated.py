@@ -1,0 +1,62 @@
+"""The emulated board of the tests: built once for all of them, switched on and off at will."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hwbench import equip
+from hwbench.connections import emulated
+from hwbench.connections._board import Board
+from hwbench.errors import TargetError
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def folder() -> Path:
+    """Return where the tests' board is built: once a checkout, unless the environment says."""
+    if os.environ.get(emulated.FOLDER):
+        return emulated.folder()
+    return REPOSITORY / ".hwbench/board"
+
+
+def built() -> Path:
+    """Return the folder of the board, built if need be; skips where that cannot be done."""
+    place = folder()
+    try:
+        equip.emulate(place)
+    except TargetError as error:
+        pytest.skip(f"no emulated board: {error}")
+    return place
+
+
+@contextlib.contextmanager
+def running(home_size: str = "1g") -> Iterator[Board]:
+    """Yield a board that is switched on; skips where the kernel cannot."""
+    place = built()
+    try:
+        board = Board(place, home_size)
+    except TargetError as error:
+        pytest.skip(f"no emulated board: {error}")
+    with contextlib.closing(board):
+        yield board
+
+
+def cut(board: Board) -> int:
+    """Kill the servers of all lines to the board, as a network does; return how many."""
+    (first,) = _children(board.pid)
+    servers = _children(first)
+    for pid in servers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(servers)
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in found.read_text().split()] if found.exists() else []
