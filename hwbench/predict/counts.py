@@ -20,6 +20,7 @@ from typing import Any
 import hwbench
 from hwbench import files
 from hwbench.errors import StageError
+from hwbench.predict import price
 from hwbench.predict.cycles import CORES, Core, Counts, read
 from hwbench.records import CompiledModel, file_digest
 
@@ -32,8 +33,10 @@ _SITE = "opt/hwbench"
 _PYTHON = "usr/bin/python3.11"
 
 
-def lacking() -> str:
-    """Return what is missing to count here, in a few words; empty if nothing is."""
+def lacking(core: str) -> str:
+    """Return what is missing to count for a core here, in a few words; empty if nothing is."""
+    if not price.has_counts(core):
+        return f"nothing was fitted to counts for {core}"
     programs = [p for p in ("qemu-aarch64", "gcc") if shutil.which(p) is None]
     if programs:
         return f"there is no {' and no '.join(programs)} here"
@@ -50,7 +53,7 @@ def count(models: Sequence[CompiledModel], core: str) -> dict[str, Counts | Stag
     An artifact that cannot be run there has its error instead. Raises `StageError` when nothing
     can be counted at all.
     """
-    why = lacking()
+    why = lacking(core)
     if why:
         raise StageError("predict", why)
     found: dict[str, Counts | StageError] = {}

@@ -151,7 +151,8 @@ def coefficients(data: Mapping[str, Any]) -> Mapping[str, Any]:
         ratios = seconds / left_out(what, seconds, names)
         low, high = np.quantile(ratios, [0.05, 0.95])
         counts = _counts_of(data, core, board) if core in data["counts"] else {}
-        cores[core] = counts | {
+        cores[core] = {
+            **counts,
             "board": data["boards"][board]["title"],
             "arithmetic": data["boards"][board]["arithmetic"],
             "networks": len(names),

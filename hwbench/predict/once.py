@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hwbench.protocols import Backend
 
 
-
 def main(path: Path) -> None:
     """Run the jobs of a file, one after the other."""
     for job in json.loads(path.read_text()):
@@ -52,7 +51,7 @@ def _run(job: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def _tell(which: int) -> None:
-    """Tell blockcount to look on (user), to begin or end a count (process), to look away (group)."""
+    """Tell blockcount to look on (user), begin or end a count (process), look away (group)."""
     os.getpriority(which, 0)
 
 
