@@ -9,6 +9,7 @@ HOST   ?=
 ARGS   ?=
 VENV   ?= .venv
 PYTHON ?= python3
+WORKERS ?= 2
 
 at := --target '$(TARGET)' $(if $(HOST),--host '$(HOST)')
 bin := $(VENV)/bin
@@ -30,7 +31,7 @@ emulated-board: $(VENV)/.user ## build the board of TARGET=rpi4-emulated (Debian
 	@$(bin)/hwbench board emulate
 
 test: check ## all checks and tests (a browser test needs Debian's chromium and chromium-driver)
-	@$(bin)/python -m pytest
+	@$(bin)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.dev ## the tests that take no more than seconds
 	@$(bin)/python -m pytest -m "not slow" tests/unit tests/contracts

@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 ROOT = Path("/")
+_WIDE = sys.maxsize > 2**32
 
 EMULATION_MARKER = "HWBENCH_EMULATED"
 """Environment variable that whoever starts an emulated worker sets to say so."""
@@ -179,7 +181,11 @@ def _line(root: Path, path: str) -> str | None:
 
 def _machine(root: Path) -> str | None:
     """Of this process; of a recorded tree, what its kernel says."""
-    return platform.machine() if root == ROOT else _line(root, "proc/sys/kernel/arch")
+    if root != ROOT:
+        return _line(root, "proc/sys/kernel/arch")
+    machine = platform.machine()
+    # A 64-bit kernel under a 32-bit system, as Raspberry Pi OS was for years.
+    return f"{machine}, 32-bit programs" if machine.endswith("64") and not _WIDE else machine
 
 
 def _board(root: Path) -> str | None:

@@ -44,6 +44,9 @@ class TargetFile(_Table):
     version: Literal[1] = Field(description="the version of this format")
     title: str
     soc: str = Field(description="the chip, in words")
+    model: str = Field(
+        "", description="part of what the device calls itself (/proc/device-tree/model), if it must"
+    )
     isa: Literal["x86_64", "aarch64", "host"] = Field(description="host: that of this machine")
     cores: int | Literal["host"] = Field(description="host: as many as this machine has")
     ram: str = Field(description="such as 4GiB; host: as much as this machine has")
@@ -102,6 +105,7 @@ def build(file: TargetFile, path: Path, host: str = "") -> TargetProfile:
         meters=tuple(_meter(m, power, path) for m in file.meters),
         throttle_celsius=file.throttle_celsius,
         measure=file.measure.changes(f"{where}: measure"),
+        model=file.model,
     )
 
 

@@ -171,6 +171,14 @@ def check_identity(target: TargetProfile, found: Conditions) -> None:
             expected=target.isa,
             mend="correct the target's isa or its connection",
         )
+    board = found.identity.get("board")
+    if target.model and target.model not in (board or ""):
+        raise TargetError(
+            f"the device says that it is {board or 'nothing in particular'}",
+            where=target.name,
+            expected=target.model,
+            mend="choose the target that describes it, or write one (docs/add-your-board.md)",
+        )
     flags = set(_flags(found.identity))
     absent = [f for f in target.features if f in KERNEL_FLAGS and flags and f not in flags]
     if absent:

@@ -148,7 +148,7 @@ def checks(
         *_runtimes(versions),
         _governor(now.state),
         _turbo(now.state),
-        _throttle(now.state),
+        _throttle(now.state, target),
         _heat(now.state, target.throttle_celsius),
         _load(now),
         _quota(now.state, target),
@@ -202,7 +202,8 @@ def _same_device(target: TargetProfile, now: Conditions, emulated: str) -> Check
     except TargetError as error:
         return Check(name, Grade.FAIL, error.what, error.mend)
     cpu = (now.identity.get("cpu") or {}).get("model") or "unknown CPU"
-    return Check(name, Grade.OK, f"{now.identity.get('machine')}, {cpu}")
+    words = (now.identity.get("machine"), now.identity.get("board"), cpu)
+    return Check(name, Grade.OK, ", ".join(str(w) for w in words if w))
 
 
 def _runtimes(versions: Mapping[str, str]) -> tuple[Check, ...]:
@@ -225,7 +226,8 @@ def _governor(state: Mapping[str, Any]) -> Check:
         return Check("governor", Grade.OK, "not to be seen here (virtual machines hide it)")
     if governor == "performance":
         return Check("governor", Grade.OK, governor)
-    mend = "sudo cpupower frequency-set -g performance"
+    files = "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    mend = f"on the device: echo performance | sudo tee {files}"
     return Check("governor", Grade.WARN, f"{governor}: the clock follows the load", mend)
 
 
@@ -239,8 +241,12 @@ def _turbo(state: Mapping[str, Any]) -> Check:
     return Check("turbo", Grade.WARN, "on: the clock depends on heat and neighbours", mend)
 
 
-def _throttle(state: Mapping[str, Any]) -> Check:
+def _throttle(state: Mapping[str, Any], target: TargetProfile) -> Check:
     bits = state.get("throttled")
+    if bits is None and target.model.startswith("Raspberry"):
+        found = "vcgencmd get_throttled gives no answer: a weak power supply would not be seen"
+        mend = "sudo apt install raspi-utils; sudo usermod -aG video $USER, and log in again"
+        return Check("throttling", Grade.WARN, found, mend)
     if bits is None:
         return Check("throttling", Grade.OK, "no firmware here that tells")
     words = throttle_words(bits)

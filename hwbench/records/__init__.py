@@ -57,7 +57,7 @@ from hwbench.records.nights import (
     TrendPoint,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
-from hwbench.records.searched import Point, Tried
+from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
     LAST,
@@ -81,6 +81,7 @@ __all__ = [
     "Beside",
     "Candidate",
     "Change",
+    "Choice",
     "CompiledModel",
     "CompressedModel",
     "CompressionSpec",
@@ -93,6 +94,7 @@ __all__ = [
     "Floor",
     "Goal",
     "Healing",
+    "LatencyTable",
     "Layer",
     "LayerCurve",
     "LayerNote",
@@ -108,6 +110,7 @@ __all__ = [
     "Pair",
     "Paired",
     "Pin",
+    "Plan",
     "PluginSpec",
     "Point",
     "Power",

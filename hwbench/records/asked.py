@@ -42,7 +42,8 @@ class MeasureSpec:
     ``looks`` are the rounds after which a generation may stop, on width only: when the 95 %
     half-width of every ratio is at most ``half_width``. The sitting stops after 5 of its
     ``generations`` or more when every 99 % half-width is. ``eliminate``: who is worse than
-    another in all that is known is measured no further.
+    another in all that is known is measured no further. ``readings``: how often memory and energy
+    are read, each time in fresh processes.
     """
 
     policy: str = "quick"
@@ -60,6 +61,7 @@ class MeasureSpec:
     max_time: float = 600.0
     seed: int = 0
     eliminate: bool = True
+    readings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +156,4 @@ class TargetProfile:
     meters: tuple[PluginSpec, ...]
     throttle_celsius: float | None
     measure: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
