@@ -19,6 +19,7 @@ from typing import Any
 
 import hwbench
 from hwbench import files
+from hwbench.connections import emulated
 from hwbench.errors import StageError
 from hwbench.predict import price
 from hwbench.predict.cycles import CORES, Core, Counts, read
@@ -26,8 +27,6 @@ from hwbench.records import CompiledModel, file_digest
 
 SOURCE = "HWBENCH_BLOCKCOUNT"
 """The environment variable that names the folder of blockcount.c, where it is not beside us."""
-BOARD = "HWBENCH_EMULATED_BOARD"
-"""The one that names the emulated board's folder; ``.hwbench/board`` otherwise."""
 _SILENCE = 600.0
 _SITE = "opt/hwbench"
 _PYTHON = "usr/bin/python3.11"
@@ -143,7 +142,7 @@ def _plugin() -> Path:
 
 
 def _root() -> Path:
-    return Path(os.environ.get(BOARD) or ".hwbench/board").absolute() / "root"
+    return emulated.folder() / "root"
 
 
 def _source() -> Path:

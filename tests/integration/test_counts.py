@@ -9,17 +9,22 @@ import pytest
 
 from hwbench import config, predict
 from hwbench.compile import compile_model
+from hwbench.connections import emulated as board
 from hwbench.errors import StageError
 from hwbench.predict import counts
+from hwbench.predict.cycles import Counts
 from hwbench.records import Candidate, CompiledModel, Source
-from tests import artifacts
+from tests import artifacts, emulated
 
 pytestmark = pytest.mark.slow
 CORE = "cortex-a72"
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompiledModel, CompiledModel]:
+@pytest.fixture
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> tuple[CompiledModel, CompiledModel]:
+    monkeypatch.setenv(board.FOLDER, str(emulated.built()))
     why = counts.lacking(CORE)
     if why:
         pytest.skip(f"the model that counts cannot be used: {why}")
@@ -40,8 +45,8 @@ def test_counts_repeat_and_a_broken_artifact_is_its_own_failure(
     broken = dataclasses.replace(first, digest="broken", folder=tmp_path)
     found = counts.count([first, broken, again], CORE)
     a, b = found[first.digest], found["again"]
-    assert isinstance(a, counts.Counts)
-    assert isinstance(b, counts.Counts)
+    assert isinstance(a, Counts)
+    assert isinstance(b, Counts)
     assert a.instructions > 10_000
     assert b.instructions == pytest.approx(a.instructions, rel=0.01)
     assert isinstance(found["broken"], StageError)

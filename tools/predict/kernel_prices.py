@@ -100,9 +100,10 @@ def main(names: Sequence[str]) -> None:
     """Write the prices of the classes named, or of all."""
     path = Path(price.__file__).with_name("prices.json")
     prices = json.loads(path.read_text())["prices"] if names else {}
+    target = config.load_target("rpi4")
     for name in names or LAYERS:
         with tempfile.TemporaryDirectory() as folder:
-            shares = price_class(name, config.load_target("rpi4"), Path(folder))
+            shares = price_class(name, target, Path(folder))
         for kind, found in shares.items():
             prices.setdefault(kind, {})[name] = found
     written = {
