@@ -9,6 +9,7 @@ content hash of everything that decides it, defaults filled in.
 
 from hwbench.records.asked import (
     Goal,
+    Gpu,
     MeasureSpec,
     Method,
     Power,
@@ -93,6 +94,7 @@ __all__ = [
     "Failure",
     "Floor",
     "Goal",
+    "Gpu",
     "Healing",
     "LatencyTable",
     "Layer",
