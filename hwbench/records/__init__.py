@@ -60,6 +60,7 @@ from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
+    CHANNELS,
     LAST,
     Candidate,
     CompressionSpec,
@@ -75,6 +76,7 @@ from hwbench.records.specs import (
 
 __all__ = [
     "ALARMS",
+    "CHANNELS",
     "LAST",
     "METRICS",
     "Answers",
