@@ -11,7 +11,7 @@ import typer
 
 import hwbench
 from hwbench import config, pipeline, registry, store, units
-from hwbench.cli import boards, measuring, nights, predicting, screen, starter
+from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, starter
 from hwbench.errors import Exit, TargetError, UserError
 from hwbench.records import METRICS, Recipe, TargetProfile, to_json
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(measuring.app)
+app.add_typer(budgeting.app)
 app.add_typer(boards.app)
 app.add_typer(nights.app)
 app.add_typer(predicting.app)

@@ -18,7 +18,7 @@ from hwbench.records import CompressedModel, CompressionSpec, Sensitivity
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Progress", "compress", "load", "score", "sensitivity"]
+__all__ = ["Progress", "compress", "load", "prunable", "score", "sensitivity"]
 
 _WAYS: Mapping[str, rounds.Way] = {"lottery": rounds.draw, "lr_rewinding": rounds.rewind}
 
@@ -74,6 +74,13 @@ def _train_dense(
     if spec.train.epochs:
         fit(model, workload, spec.train, seed=spec.seed, masks={}, progress=within(progress, 0, 1))
     return Pruned(model, {}, {}), {"trained": score(model, workload)}
+
+
+def prunable(spec: CompressionSpec, workload: Workload) -> Mapping[str, int]:
+    """Return the layers that the spec's pattern can prune, each with its units (channels, ...)."""
+    pruner = _weights.pruner_for(spec.pattern, spec.options)
+    with seeded(spec.seed):
+        return pruner.layers(workload.model(), _weights.example_of(workload), spec)
 
 
 def sensitivity(

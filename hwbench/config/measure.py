@@ -19,6 +19,7 @@ POLICIES = {
         looks=(12, 25),
         half_width=0.005,
         energy_seconds=10.0,
+        readings=3,
         max_time=3600.0,
     ),
 }
@@ -42,6 +43,7 @@ class MeasureFields(BaseModel):
     timeout: float | None = Field(None, gt=0, description="seconds without an answer: it hangs")
     max_time: float | None = Field(None, gt=0, description="seconds of one measuring session")
     seed: int | None = Field(None, ge=0)
+    readings: int | None = Field(None, ge=1, description="of memory and energy each")
     eliminate: bool | None = Field(None, description="measure who is beaten in all no further")
 
     def changes(self, where: str) -> dict[str, Any]:

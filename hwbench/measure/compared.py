@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from hwbench import stats
 from hwbench.errors import StageError
-from hwbench.measure.values import values
+from hwbench.measure.values import in_turn, joules, once, values
 from hwbench.records import (
     METRICS,
     CompiledModel,
     Measurement,
+    MemoryReading,
     Process,
     Sitting,
     Source,
     TargetProfile,
     Value,
-    Visit,
 )
 
 DECIDE = 0.99
@@ -72,12 +72,12 @@ def rows(
         mine = dataclasses.replace(mine, latency=sitting.shadow.latency)
     ours = values(sitting.reference, sitting, first, target)
     theirs = values(mine, sitting, second, target)
-    timed = _timed(sitting, mine)
+    timed = _timed(sitting, mine) | _read(sitting.reference, mine, ours, theirs)
     said = stats.verdicts(timed, margin, DECIDE)
     found = []
     for metric in METRICS_COMPARED:
         a, b = ours[metric], theirs[metric]
-        if metric in timed:
+        if metric in timed and not _few_pages(metric, a, b):
             found.append(_with_interval(metric, a, b, timed[metric], said[metric], margin))
         else:
             found.append(exact(metric, a, b, margin))
@@ -104,10 +104,42 @@ def _timed(sitting: Sitting, mine: Measurement) -> dict[str, stats.Interval]:
     return found
 
 
-def once(process: Process, seconds: float) -> Process:
-    """Return a process whose only visit took `seconds`, for what happens once in a process."""
-    visit = Visit(0, 0, (seconds,) * 3, (seconds,) * 3, (0, 0, 0))
-    return dataclasses.replace(process, visits=(visit,))
+def _read(
+    reference: Measurement,
+    mine: Measurement,
+    ours: Mapping[str, Value],
+    theirs: Mapping[str, Value],
+) -> dict[str, stats.Interval]:
+    """Return the ratios of memory and energy where both were read several times, in turn."""
+    figures: Mapping[str, Callable[[Measurement], list[float]]] = {
+        "energy": joules,
+        "process_memory": lambda m: [float(r.after_runs) for r in _peaks(m)],
+        "peak_memory": lambda m: [
+            float(r.after_runs - r.empty_runtime)
+            for r in _peaks(m)
+            if r.empty_runtime is not None and not r.device
+        ],
+    }
+    found = {}
+    for metric, of in figures.items():
+        if (ours[metric].source, ours[metric].tier) != (theirs[metric].source, theirs[metric].tier):
+            continue
+        a, b = (in_turn(of(m)) for m in (reference, mine))
+        if min(len(a), len(b)) > 1 and all(p.visits[0].wall[0] > 0 for p in (*a, *b)):
+            found[metric] = stats.ratio(b, a, DECIDE, stats.pooled_spread([b], a))
+    return found
+
+
+def _peaks(measurement: Measurement) -> list[MemoryReading]:
+    whole = (measurement.memory, *measurement.memory_again)
+    return [reading for reading in whole if reading is not None]
+
+
+def _few_pages(metric: str, a: Value, b: Value) -> bool:
+    """Whether two peaks are too near each other to be told apart, however often they are read."""
+    if METRICS[metric].unit != "B" or a.value is None or b.value is None:
+        return False
+    return abs(b.value - a.value) <= _PAGES
 
 
 def _with_interval(

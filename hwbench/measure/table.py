@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,12 @@ class Table:
             for name, failure in latency.failures.items():
                 self._failures[name]["latency"] = failure
             energy = self._energy()
-        self._progress(1.0, "measured")
+        if others := now.state.get("gpu_processes"):
+            notes = (*notes, f"{others} other processes were on the GPU when the sitting began")
         found = self._gathered(memory, energy, latency)
+        if not emulated:
+            found = self._read_again(found)
+        self._progress(1.0, "measured")
         return self._sitting(before, found, latency, (*notes, *latency.notes))
 
     def fight(self) -> Sitting:
@@ -208,6 +213,33 @@ class Table:
         for name in done:
             assert "outputs" in self._failures[name] or self._output_file(name).exists()
 
+    def _read_again(self, found: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
+        """Return the measurements with further readings of memory and energy, taken in turn."""
+        # What was packed as a parcel has been read once, and there is nobody to ask again.
+        if self._device.groups:
+            return found
+        for number in range(1, self._spec.readings):
+            memory = self._again(
+                f"memory-{number}", lambda j: Memory(j, self._settings, self._spec.memory_runs)
+            )
+            energy = self._again(f"energy-{number}", self._energy_command)
+            found = tuple(_with_readings(m, memory, energy) for m in found)
+        return found
+
+    def _again(self, name: str, command: Callable[[tuple[Job, ...]], Any]) -> passes.Done:
+        kind = name.partition("-")[0]
+        jobs = [a.job() for n, a in self._artifacts.items() if kind not in self._failures[n]]
+        # Who comes first finds the machine otherwise than who comes last: turn about.
+        if int(name.rpartition("-")[2]) % 2:
+            jobs.reverse()
+        file = self._folder / f"{name}.jsonl"
+        self._show(kind, 1.0, f"{kind} once more")
+        return passes.run(self._device, file, jobs, command, lambda _name: None) if jobs else {}
+
+    def _energy_command(self, jobs: tuple[Job, ...]) -> Energy:
+        meters = tuple(PluginSpec(module_of("meters", m), m.options) for m in self._target.meters)
+        return Energy(jobs, self._settings, meters, self._spec.energy_seconds)
+
     def _memory(self) -> Mapping[str, MemoryReading]:
         done = self._pass(
             "memory",
@@ -269,11 +301,7 @@ class Table:
             for failures in self._failures.values():
                 failures["energy"] = Failure("measure", "the target names no energy meter")
             return {}
-        meters = tuple(PluginSpec(module_of("meters", m), m.options) for m in self._target.meters)
-        done = self._pass(
-            "energy",
-            lambda jobs: Energy(jobs, self._settings, meters, self._spec.energy_seconds),
-        )
+        done = self._pass("energy", self._energy_command)
         return {n: from_json(EnergyReading, m["energy"]) for n, m in done.items() if "energy" in m}
 
     def _pass(
@@ -344,6 +372,19 @@ class Table:
         end = marks[marks.index(begin) + 1]
         self._share = begin + (end - begin) * share
         self._progress(self._share, label)
+
+
+def _with_readings(found: Measurement, memory: passes.Done, energy: passes.Done) -> Measurement:
+    """Return a measurement with what one more turn read of it; a turn that failed adds nothing."""
+    peaks = memory.get(found.artifact, {}).get("memory")
+    joules = energy.get(found.artifact, {}).get("energy")
+    if peaks is not None and found.memory is not None:
+        again = replace(found.memory, **peaks)
+        found = replace(found, memory_again=(*found.memory_again, again))
+    if joules is not None:
+        again_ = from_json(EnergyReading, joules)
+        found = replace(found, energy_again=(*found.energy_again, again_))
+    return found
 
 
 def _about(value: float, error: float) -> stats.Interval:

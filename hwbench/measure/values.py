@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from hwbench.records import (
     Source,
     TargetProfile,
     Value,
+    Visit,
     missing,
 )
 
@@ -203,17 +205,47 @@ def _device_memory(device: Mapping[str, int], source: Source) -> Value:
     return Value("peak_memory", float(device["allocated"]), source, note=note)
 
 
+def joules(measurement: Measurement) -> list[float]:
+    """Return the joules a call of each reading that the first one's tier has counted."""
+    first = measurement.energy
+    if first is None:
+        return []
+    whole = (first, *measurement.energy_again)
+    return [r.joules / r.inferences for r in whole if r.tier == first.tier]
+
+
+def in_turn(figures: Sequence[float]) -> list[Process]:
+    """Return readings in the shape of processes, one figure a generation."""
+    blank = Process("", "candidate", 0, 0.0, 0.0, 0, ())
+    return [once(dataclasses.replace(blank, generation=n), f) for n, f in enumerate(figures)]
+
+
+def once(process: Process, figure: float) -> Process:
+    """Return a process whose only visit gave `figure`, for what is read once in a process."""
+    visit = Visit(0, 0, (figure,) * 3, (figure,) * 3, (0, 0, 0))
+    return dataclasses.replace(process, visits=(visit,))
+
+
 def _energy(measurement: Measurement) -> Value:
     reading = measurement.energy
     if reading is None:
         return _lacking(measurement, "energy", "energy", "energy")
     kinds = {"proxy": Source.PROXY, "model": Source.PREDICTED}
     note = f"{reading.meter} ({reading.tier}), gross"
+    if reading.idle_watts:
+        net = (reading.joules - reading.idle_watts * reading.seconds) / reading.inferences
+        note += f"; net of {reading.idle_watts:.1f} W idle {units.text(net, 'J')}"
     if reading.note:
         note += f"; {reading.note}"
     source = kinds.get(reading.tier, measurement.source)
-    each = reading.joules / reading.inferences
-    return Value("energy", each, source, note=note, tier=reading.tier)
+    each = joules(measurement)
+    if len(each) == 1:
+        return Value("energy", each[0], source, note=note, tier=reading.tier)
+    found = stats.level(in_turn(each))
+    note += f"; the middle of {len(each)} readings"
+    return Value(
+        "energy", found.estimate, source, found.low, found.high, note=note, tier=reading.tier
+    )
 
 
 def _value(metric: str, found: stats.Interval, source: Source, note: str) -> Value:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwbench import measure, stats
 from hwbench.errors import StageError
-from hwbench.measure.compared import once
+from hwbench.measure.values import once
 from hwbench.nightly.held import Model
 from hwbench.pipeline.context import Context
 from hwbench.pipeline.jobs import Inputs

@@ -75,7 +75,9 @@ class _Case:
         )
 
 
-def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> Decision:
+def decide(
+    results: Sequence[Result], recipe: Recipe, target: TargetProfile, insist: str = ""
+) -> Decision:
     """Return which model to ship: among those that meet every goal, the best in `recipe.choose`.
 
     Candidates whose intervals touch the best one's are ties; a tie goes to the more accurate,
@@ -83,7 +85,8 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
     dense model that meets the goals beyond the noise; otherwise the verdict is ``dense``. When
     nobody meets the goals, the verdict is ``none`` and the reason names the nearest. A candidate
     that lacks an objective which others have is never chosen. The order of `results` does not
-    matter.
+    matter. `insist` is the key of a candidate that meets the goals and is to be chosen whatever
+    the figures say, for it has beaten the first choice head to head.
     """
     ordered = tuple(sorted(results, key=lambda r: (r.candidate.label, r.candidate.key)))
     case = _Case(
@@ -96,6 +99,9 @@ def decide(results: Sequence[Result], recipe: Recipe, target: TargetProfile) -> 
     fit = [r for r in ordered if case.fit(r)]
     dense = _best_dense(case, fit)
     chosen, ties = _choose(case, fit)
+    for winner in fit:
+        if winner.candidate.key == insist:
+            chosen, ties = winner, []
     if chosen is None:
         reason = _why_none(case)
     elif chosen.candidate.compression.is_dense:

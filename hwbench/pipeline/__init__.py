@@ -2,6 +2,7 @@
 
 from hwbench.pipeline.absent import first_line, is_absent
 from hwbench.pipeline.bench import Outcome, bench
+from hwbench.pipeline.budget import Fitted, fit
 from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
@@ -13,6 +14,7 @@ __all__ = [
     "ON",
     "PHASES",
     "Comparison",
+    "Fitted",
     "Forecast",
     "Foretold",
     "Outcome",
@@ -23,6 +25,7 @@ __all__ = [
     "compare",
     "export",
     "first_line",
+    "fit",
     "forecast",
     "foretell",
     "is_absent",

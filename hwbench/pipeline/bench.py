@@ -27,6 +27,7 @@ from hwbench.pipeline.context import (
 from hwbench.pipeline.crew import Crew
 from hwbench.pipeline.jobs import Job, Prepare, Prepared
 from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
+from hwbench.pipeline.modelled import modelled
 from hwbench.pipeline.prepare import prepare, weights
 from hwbench.pipeline.repeat import repeat
 from hwbench.pipeline.shift import shift
@@ -109,6 +110,7 @@ def _study(
     sitting = _timed(seconds, "measure", lambda: sit(context, ready, conditions))
     results = _timed(seconds, "score", lambda: judge(context, ready, sitting))
     results, shifts = _timed(seconds, "shift", lambda: shift(context, ready, results))
+    results, energy = modelled(context, results)
     results = [*results, *found.failures]
     context.run.keep(results)
     first = pareto.decide(results, context.recipe, context.target)
@@ -128,7 +130,7 @@ def _study(
         versions=versions(),
         started=started,
         seconds=seconds,
-        notes=(*notes, *found.notes, *sitting.notes, *remarks),
+        notes=(*notes, *found.notes, *sitting.notes, *remarks, *energy),
         tried=found.tried,
         shift=shifts,
     )

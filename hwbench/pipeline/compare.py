@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 ON = ("latency_p50", "peak_memory")
 """The metrics in which B may not be worse."""
 _SAMPLES = 8
+_READINGS = 5
+"""Of memory and energy each: one says nothing of the next."""
 _SEED = 0
 Show = Callable[[float, str], None]
 
@@ -82,6 +85,7 @@ def compare(
     it is unless a backend is named. Raises `UserError` when either cannot be read, A cannot be
     measured or their inputs differ; a B that fails is a result.
     """
+    spec = dataclasses.replace(spec, readings=max(spec.readings, _READINGS))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Crew(1, folder / "logs", lambda _job, _share: None, Place().patience) as crew:

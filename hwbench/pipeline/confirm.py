@@ -14,8 +14,10 @@ from hwbench.records import (
     CompiledModel,
     Conditions,
     Decision,
+    Recipe,
     Result,
     Sitting,
+    TargetProfile,
     digest,
     to_json,
 )
@@ -34,8 +36,9 @@ def confirm(
 ) -> tuple[Decision, tuple[str, ...]]:
     """Return the decision with its confirmation, and what the second sitting noted.
 
-    The chosen model is measured again beside the runner-up and the dense model. What comes out
-    does not change the choice; it is said: confirmed, a tie, or the other way round.
+    The chosen model is measured again beside the runner-up and the dense model. It is said what
+    comes out: confirmed, or a tie. A rival that meets the goals and comes out faster for sure is
+    chosen instead, unless the second sitting is not valid.
     """
     if measure.is_elsewhere(context.target):
         return decision, ("not confirmed head to head: a parcel holds one sitting",)
@@ -51,11 +54,52 @@ def confirm(
     by_key = {key: measured[model.digest] for key, model in others.items()}
     beside = measure.beside(by_key, sitting, decision.chosen or "", MARGIN)
     confirmed = tuple(dataclasses.replace(b, other=key) for key, b in beside.items())
-    said = words(confirmed, {r.candidate.key: r for r in results}, sitting.valid)
+    by_result = {r.candidate.key: r for r in results}
+    better = winner(confirmed, decision) if sitting.valid else None
+    notes = tuple(f"head to head: {note}" for note in sitting.notes)
+    if better is not None:
+        told = swapped(decision, results, context.recipe, context.target, better)
+        return told, notes
+    said = words(confirmed, by_result, sitting.valid)
     whole = dataclasses.replace(
         decision, confirmed=confirmed, reason=f"{decision.reason} {said}".strip()
     )
-    return whole, tuple(f"head to head: {note}" for note in sitting.notes)
+    return whole, notes
+
+
+def winner(confirmed: Sequence[Beside], decision: Decision) -> Beside | None:
+    """Return the fastest of those that beat the choice, if one that may be chosen did."""
+    fit = {s.candidate for s in decision.standings if s.meets_goals and s.status != "missing"}
+    faster = [b for b in confirmed if b.verdict == Verdict.FASTER and b.other in fit]
+    return min(faster, key=lambda b: b.ratio, default=None)
+
+
+def swapped(
+    first: Decision,
+    results: Sequence[Result],
+    recipe: Recipe,
+    target: TargetProfile,
+    better: Beside,
+) -> Decision:
+    """Return the decision for the winner of the second sitting, which says what was first."""
+    decision = pareto.decide(results, recipe, target, insist=better.other)
+    assert first.chosen is not None
+    turned = dataclasses.replace(
+        better,
+        other=first.chosen,
+        ratio=1 / better.ratio,
+        low=None if better.high is None else 1 / better.high,
+        high=None if better.low is None else 1 / better.low,
+        verdict=Verdict.SLOWER.value,
+    )
+    label = next(r.candidate.label for r in results if r.candidate.key == first.chosen)
+    said = (
+        f"The first sitting preferred {label}; head to head in fresh processes it came out "
+        f"{turned.ratio - 1:.1%} slower than this one, so the choice was changed."
+    )
+    return dataclasses.replace(
+        decision, confirmed=(turned,), reason=f"{decision.reason} {said}".strip()
+    )
 
 
 def words(confirmed: Sequence[Beside], results: Mapping[str, Result], valid: bool) -> str:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from hwbench import compile as compiling
 from hwbench import registry
-from hwbench.compress import compress
+from hwbench.compress import compress, prunable
 from hwbench.errors import StageError, UserError
 from hwbench.export import disagreement, export, shifted
 from hwbench.pipeline.context import compile_key
@@ -31,9 +31,11 @@ from hwbench.pipeline.jobs import (
     Job,
     Prepare,
     Prepared,
+    Prunable,
     Score,
     Scored,
     Shift,
+    Widths,
     WriteInputs,
 )
 from hwbench.protocols import Checked, Split, Workload
@@ -109,6 +111,8 @@ def do(job: Job, progress: Progress) -> Iterable[Answer]:
     elif isinstance(job, Compile):
         made = compiling.compile_model(job.candidate, job.model, job.target, job.folder)
         yield Prepared(job.candidate, job.model, made)
+    elif isinstance(job, Widths):
+        yield Prunable(prunable(job.spec, _workload(job.spec.workload)))
     elif isinstance(job, Shift):
         spec = job.spec
         yield shifted(job.model, job.dense, job.workload, spec.severities, spec.images)

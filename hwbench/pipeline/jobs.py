@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench.records import (
     Candidate,
     CompiledModel,
+    CompressionSpec,
     Failure,
     OnnxModel,
     Shifted,
@@ -68,6 +70,20 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
+class Widths:
+    """Say which layers of a workload's model a pattern can prune."""
+
+    spec: CompressionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prunable:
+    """The layers that can be pruned, with what shares of them count (channels, weights)."""
+
+    units: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A candidate that is ready to be measured, or why it is not."""
 
@@ -99,11 +115,11 @@ class Inputs:
     unscored: str = ""
 
 
-Job = Prepare | WriteInputs | Score | Compile | Shift
-Answer = Prepared | Scored | Inputs | Shifted
+Job = Prepare | WriteInputs | Score | Compile | Shift | Widths
+Answer = Prepared | Scored | Inputs | Shifted | Prunable
 JOBS: dict[str, type[Job]] = {
-    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile, Shift)
+    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile, Shift, Widths)
 }
 ANSWERS: dict[str, type[Answer]] = {
-    kind.__name__: kind for kind in (Prepared, Scored, Inputs, Shifted)
+    kind.__name__: kind for kind in (Prepared, Scored, Inputs, Shifted, Prunable)
 }

@@ -9,6 +9,7 @@ content hash of everything that decides it, defaults filled in.
 
 from hwbench.records.asked import (
     Goal,
+    Gpu,
     MeasureSpec,
     Method,
     Power,
@@ -57,7 +58,7 @@ from hwbench.records.nights import (
     TrendPoint,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
-from hwbench.records.searched import Point, Tried
+from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
     CHANNELS,
@@ -83,6 +84,7 @@ __all__ = [
     "Beside",
     "Candidate",
     "Change",
+    "Choice",
     "CompiledModel",
     "CompressedModel",
     "CompressionSpec",
@@ -94,7 +96,9 @@ __all__ = [
     "Failure",
     "Floor",
     "Goal",
+    "Gpu",
     "Healing",
+    "LatencyTable",
     "Layer",
     "LayerCurve",
     "LayerNote",
@@ -110,6 +114,7 @@ __all__ = [
     "Pair",
     "Paired",
     "Pin",
+    "Plan",
     "PluginSpec",
     "Point",
     "Power",

@@ -42,7 +42,8 @@ class MeasureSpec:
     ``looks`` are the rounds after which a generation may stop, on width only: when the 95 %
     half-width of every ratio is at most ``half_width``. The sitting stops after 5 of its
     ``generations`` or more when every 99 % half-width is. ``eliminate``: who is worse than
-    another in all that is known is measured no further.
+    another in all that is known is measured no further. ``readings``: how often memory and energy
+    are read, each time in fresh processes.
     """
 
     policy: str = "quick"
@@ -60,6 +61,7 @@ class MeasureSpec:
     max_time: float = 600.0
     seed: int = 0
     eliminate: bool = True
+    readings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,14 @@ class Power:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """Which GPU a target is: its UUID or number (``any``: the only one), and a part of its name."""
+
+    which: str = "any"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetProfile:
     """A device: what it is, how it is reached, what runs there and how it is measured."""
 
@@ -154,3 +164,5 @@ class TargetProfile:
     meters: tuple[PluginSpec, ...]
     throttle_celsius: float | None
     measure: Mapping[str, Any] = field(default_factory=dict)
+    gpu: Gpu | None = None
+    model: str = ""

@@ -116,7 +116,8 @@ class Failure:
 class Measurement:
     """Everything one device said about one artifact; statistics are derived each time.
 
-    ``latency`` holds one `Process` a generation. A pass that failed leaves its reason in
+    ``latency`` holds one `Process` a generation; ``memory_again`` and ``energy_again`` further
+    readings of other processes, where there are such. A pass that failed leaves its reason in
     ``failures`` under ``latency``, ``memory``, ``energy`` or ``outputs``.
     ``outputs`` names the file (``.npy``) with the deployed artifact's answers.
     """
@@ -128,6 +129,8 @@ class Measurement:
     energy: EnergyReading | None = None
     outputs: Path | None = None
     failures: Mapping[str, Failure] = field(default_factory=dict)
+    memory_again: tuple[MemoryReading, ...] = ()
+    energy_again: tuple[EnergyReading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,3 +30,47 @@ class Tried:
     costs: Mapping[str, float] | None
     evidence: str
     dropped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What one layer can lose: a share of its channels, what the model saves by it and loses.
+
+    ``saved`` in seconds per inference, measured in place; ``loss`` in accuracy (batch norms
+    estimated again, no training).
+    """
+
+    share: float
+    saved: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """Latency by layer and width on one device: what each layer alone saves, in seconds.
+
+    ``dense`` is the whole model's time there; ``fingerprint`` the device's; ``units`` the
+    channels of each layer.
+    """
+
+    target: str
+    fingerprint: str
+    backend: str
+    dense: float
+    units: Mapping[str, int]
+    choices: Mapping[str, tuple[Choice, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One way to meet a time budget: shares by layer, its measured time and its accuracy.
+
+    ``seconds`` has its 95 % interval; ``scores`` one validation score a fine-tuning seed.
+    """
+
+    name: str
+    ratios: Mapping[str, float]
+    seconds: float
+    low: float
+    high: float
+    scores: tuple[float, ...] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from hwbench.search.knapsack import allot
 from hwbench.search.plan import left_out, plan, shared_backends
 from hwbench.search.space import points
 
-__all__ = ["left_out", "plan", "points", "shared_backends"]
+__all__ = ["allot", "left_out", "plan", "points", "shared_backends"]

@@ -92,6 +92,62 @@ def test_the_same_artifact_twice_is_held_against_its_shadow() -> None:
     assert found["artifact_bytes"].ratio == 1.0
 
 
+def several(joules: Sequence[float], tier: str = "counter") -> tuple[EnergyReading, ...]:
+    return tuple(EnergyReading(j, 1000, 1.0, None, "rapl", tier) for j in joules)
+
+
+def test_energy_that_was_read_several_times_has_an_interval_and_a_verdict() -> None:
+    whole = sitting(1.0)
+    a, b = (
+        dataclasses.replace(m, energy=several(j)[0], energy_again=several(j)[1:])
+        for m, j in zip(
+            whole.measurements,
+            ((1.0, 1.01, 0.99, 1.0, 1.02), (1.2, 1.21, 1.2, 1.19, 1.22)),
+            strict=True,
+        )
+    )
+    read = dataclasses.replace(whole, reference=a, measurements=(a, b))
+    found = {
+        row.metric: row
+        for row in compared.rows(read, model("a"), model("b"), artifacts.TARGET, 0.02)
+    }
+    energy = found["energy"]
+    assert (energy.verdict, energy.worse) == ("slower", True)
+    assert energy.low is not None
+    assert energy.high is not None
+    assert energy.low < 1.2 < energy.high
+    # A reading of another tier (the counter was gone) does not mix with the others.
+    lost = dataclasses.replace(b, energy_again=several([9.0] * 4, "proxy"))
+    read = dataclasses.replace(whole, reference=a, measurements=(a, lost))
+    rows_ = compared.rows(read, model("a"), model("b"), artifacts.TARGET, 0.02)
+    assert next(r for r in rows_ if r.metric == "energy").verdict == ""
+
+
+def test_memory_that_was_read_several_times_has_an_interval() -> None:
+    whole = sitting(1.1)
+    a, b = (
+        dataclasses.replace(
+            m,
+            memory_again=tuple(
+                dataclasses.replace(m.memory, after_runs=m.memory.after_runs + more)
+                for more in (4096, 0, -4096, 8192)
+            ),
+        )
+        for m in whole.measurements
+        if m.memory is not None
+    )
+    read = dataclasses.replace(whole, reference=a, measurements=(a, b))
+    rows_ = compared.rows(read, model("a"), model("b"), artifacts.TARGET, 0.02)
+    peak = next(r for r in rows_ if r.metric == "peak_memory")
+    assert peak.worse
+    assert peak.low is not None
+    assert peak.low < 1.1
+    # However often it is read: a difference of a few pages is none.
+    near = sitting(1.02)
+    rows_ = compared.rows(near, model("a"), model("b"), artifacts.TARGET, 0.001)
+    assert next(r for r in rows_ if r.metric == "peak_memory").verdict == "equivalent"
+
+
 def value(number: float | None, source: Source = Source.MEASURED, tier: str = "") -> Value:
     reason = "no sensor" if number is None else ""
     return Value("energy", number, source, reason=reason, tier=tier)
