@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hwbench.conditions import nvml
 from hwbench.conditions.judge import differences, taint, throttle_words
 from hwbench.conditions.parsers import (
     parse_cpu_max,
@@ -62,13 +63,21 @@ WHEELS = (
 """The distributions that decide what an artifact runs on."""
 
 
-def read(root: Path = ROOT) -> Conditions:
+def read(root: Path = ROOT, gpu: str = "") -> Conditions:
     """Return the three rings of this device.
 
     `root` stands for the files that are read; Python, libc and wheels are those of the process
-    that reads.
+    that reads. `gpu` names one to read as well (a UUID, a number, or ``any`` for the only one).
     """
-    return Conditions(identity(root), software(root), state(root))
+    found = Conditions(identity(root), software(root), state(root))
+    if not gpu:
+        return found
+    device, driver, feeling = nvml.read(gpu)
+    return Conditions(
+        {**found.identity, "gpu": device},
+        {**found.software, **driver},
+        {**found.state, **feeling},
+    )
 
 
 def identity(root: Path = ROOT) -> dict[str, Any]:
@@ -104,7 +113,7 @@ def software(root: Path = ROOT) -> dict[str, Any]:
     }
 
 
-def state(root: Path = ROOT) -> dict[str, Any]:
+def state(root: Path = ROOT, gpu: str = "") -> dict[str, Any]:
     """Return how the device feels now: cheap enough for before and after every visit.
 
     ``utc`` is the device's own clock (ISO 8601), frequencies in Hz, the temperature in °C (of the
@@ -129,6 +138,7 @@ def state(root: Path = ROOT) -> dict[str, Any]:
         "clock_source": _line(
             root, "sys/devices/system/clocksource/clocksource0/current_clocksource"
         ),
+        **nvml.state(gpu),
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from hwbench import stats, units
 from hwbench.conditions import throttle_words
+from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import StageError, TargetError
 from hwbench.measure import trial
 from hwbench.measure.device import Device, check_identity, opened
@@ -146,6 +147,7 @@ def checks(
         Check("reachable", Grade.OK, f"by {target.connection.kind if target.connection else '?'}"),
         _same_device(target, now, emulated),
         *_runtimes(versions),
+        *_gpu(target, now),
         _governor(now.state),
         _turbo(now.state),
         _throttle(now.state, target),
@@ -158,6 +160,25 @@ def checks(
         _meters(meters),
         _clock(now.state),
     )
+
+
+def _gpu(target: TargetProfile, now: Conditions) -> tuple[Check, ...]:
+    """Return what can be said of the GPU, where the target is about one that can be read."""
+    found = now.identity.get("gpu") or {}
+    if target.gpu is None or "name" not in found:
+        return ()
+    what = f"{found['name']}, {found['uuid']}, {units.text(found['memory'], 'B')}"
+    checks = [Check("GPU", Grade.OK, f"{what}, driver {now.software.get('nvidia_driver')}")]
+    others = now.state.get("gpu_processes") or 0
+    mend = "end them (nvidia-smi lists them): they take time, clock, memory and energy"
+    grade = Grade.WARN if others else Grade.OK
+    checks.append(Check("GPU alone", grade, f"{others} other processes on it", mend * bool(others)))
+    why = slowed_by(now.state.get("gpu_slowed") or 0)
+    clock = f"{now.state['gpu_clock'] / 1e6:.0f} of {found['clock_limit'] / 1e6:.0f} MHz"
+    said = f"{clock} when idle" + (f"; slowed by {', '.join(why)}" if why else "")
+    mend = "cooling, power supply and power limit (nvidia-smi -q -d PERFORMANCE)" if why else ""
+    checks.append(Check("GPU clock", Grade.WARN if why else Grade.OK, said, mend))
+    return tuple(checks)
 
 
 def steadiness(before: Conditions, after: Conditions) -> tuple[Check, ...]:
