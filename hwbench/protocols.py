@@ -230,6 +230,14 @@ class EnergyMeter(Protocol):
         """Return the gross joules since `start`, over that many inferences."""
 
 
+@runtime_checkable
+class Settling(Protocol):
+    """A meter that can read what the device draws before anything of ours is on it."""
+
+    def settle(self) -> None:
+        """Read it; `EnergyReading.idle_watts` will say it. Raises `StageError`."""
+
+
 class Channel(Protocol):
     """A running worker: lines in, lines out, nothing else."""
 

@@ -49,14 +49,22 @@ def running(home_size: str = "1g") -> Iterator[Board]:
 
 def cut(board: Board) -> int:
     """Kill the servers of all lines to the board, as a network does; return how many."""
-    (first,) = _children(board.pid)
-    servers = _children(first)
+    servers = [pid for pid in _below(board.pid) if b"sshd" in _command(pid)]
     for pid in servers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return len(servers)
 
 
-def _children(pid: int) -> list[int]:
+def _below(pid: int) -> list[int]:
+    """Return every process that descends from one."""
     found = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in found.read_text().split()] if found.exists() else []
+    children = [int(word) for word in found.read_text().split()] if found.exists() else []
+    return [*children, *(inner for child in children for inner in _below(child))]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

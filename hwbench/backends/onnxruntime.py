@@ -1,4 +1,8 @@
-"""ONNX Runtime on the CPU: the file is the artifact, the session options stand beside it."""
+"""ONNX Runtime: the file is the artifact, the session options stand beside it.
+
+On a GPU every node's provider is read from a profile of the session, not assumed: ONNX Runtime
+falls back to the CPU without a word, and such a session does not load here.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +42,11 @@ class Options:
     ``optimize``: graph rewriting, as ONNX Runtime names its levels. ``spin``: with 2 threads and
     more, idle threads turn in a loop while they wait (faster, but burns the CPU; off by
     default). ``flush_denormals``: take numbers below 1e-38 for zero (off, they can make a CPU
-    several times slower).
+    several times slower). ``provider``: ``cuda`` or ``tensorrt`` run on the GPU that the target
+    names, in an onnxruntime-gpu.
     """
 
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     arena: bool = True
     optimize: Literal["disable", "basic", "extended", "all"] = "all"
     spin: bool = False
@@ -49,13 +56,14 @@ class Options:
 class OrtSession:
     """An inference session with its inputs and outputs bound once."""
 
-    def __init__(self, session: Any) -> None:
-        """Bind the outputs to memory of the runtime's own."""
+    def __init__(self, session: Any, device: str = "cpu") -> None:
+        """Bind the outputs to memory of the runtime's own, on the device."""
         self._session = session
+        self._device = device
         self._binding = session.io_binding()
         for output in session.get_outputs():
-            self._binding.bind_output(output.name, "cpu")
-        self._inputs: list[np.ndarray] = []
+            self._binding.bind_output(output.name, device)
+        self._inputs: list[Any] = []
 
     def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
         """Bind the inputs; raises `StageError` when they do not fit the model."""
@@ -71,12 +79,25 @@ class OrtSession:
         for node, value in zip(wanted, self._inputs, strict=True):
             _check(node, value)
             with translated():
-                self._binding.bind_cpu_input(node.name, value)
+                self._bind(node.name, value)
+
+    def _bind(self, name: str, value: np.ndarray) -> None:
+        if self._device == "cpu":
+            self._binding.bind_cpu_input(name, value)
+            return
+        import onnxruntime as ort
+
+        # Copied once, here: what is timed begins with the inputs on the GPU.
+        there = ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
+        self._inputs.append(there)
+        self._binding.bind_ortvalue_input(name, there)
 
     def invoke(self) -> None:
-        """Run one inference."""
+        """Run one inference, to its end."""
         try:
             self._session.run_with_iobinding(self._binding)
+            if self._device != "cpu":
+                self._binding.synchronize_outputs()
         except _errors() as error:
             raise StageError("measure", _say(error)) from error
 
@@ -86,7 +107,7 @@ class OrtSession:
 
 
 class OrtBackend:
-    """ONNX Runtime's CPU execution provider."""
+    """ONNX Runtime on a CPU or an NVIDIA GPU."""
 
     def __init__(self, options: Options) -> None:
         """Keep the options."""
@@ -130,16 +151,18 @@ class OrtBackend:
         options.log_severity_level = 3
         for key, value in beside["entries"].items():
             options.add_session_config_entry(key, value)
+        providers = require(self._options.provider)
         with translated():
-            session = ort.InferenceSession(
-                str(artifact), options, providers=["CPUExecutionProvider"]
-            )
-        return OrtSession(session)
+            if self._options.provider != "cpu":
+                _check_placement(artifact, options, providers)
+            session = ort.InferenceSession(str(artifact), options, providers=providers)
+        return OrtSession(session, "cpu" if self._options.provider == "cpu" else "cuda")
 
     def versions(self) -> Mapping[str, str]:
         """Return the version of ONNX Runtime."""
         import onnxruntime as ort
 
+        require(self._options.provider)
         return {"onnxruntime": str(ort.__version__)}
 
     def script(self, entry: str, compiled: CompiledModel) -> str:
@@ -150,6 +173,7 @@ class OrtBackend:
             threads=compiled.candidate.threads,
             shape=(compiled.candidate.batch, *compiled.input_shape),
             dtype=compiled.input_dtype,
+            providers=_PROVIDERS[self._options.provider],
         )
 
     def _write_beside(self, folder: Path) -> str:
@@ -165,6 +189,67 @@ class OrtBackend:
         }
         (folder / _BESIDE).write_text(json.dumps(data, indent=1))
         return "model.onnx"
+
+
+def require(provider: str) -> list[str]:
+    """Return the providers to ask for; raises `StageError` where this ONNX Runtime has it not."""
+    import onnxruntime as ort
+
+    wanted = _PROVIDERS[provider]
+    there = ort.get_available_providers()
+    if wanted[0] not in there:
+        raise StageError(
+            "measure",
+            f"not available: this onnxruntime has no {wanted[0]}, only {', '.join(there)}",
+            mend="pip install onnxruntime-gpu on the device, in the place of onnxruntime",
+        )
+    return wanted
+
+
+def _check_placement(artifact: Path, options: Any, providers: Sequence[str]) -> None:
+    """Run the model once with ONNX Runtime's profiler on, and look where its nodes ran."""
+    import numpy as np
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = ort.InferenceSession(str(artifact), options, providers=providers)
+        feeds = {
+            node.name: np.zeros([d if isinstance(d, int) else 1 for d in node.shape], kind)
+            for node in session.get_inputs()
+            if (kind := _KINDS.get(node.type))
+        }
+        session.run(None, feeds)
+        found = placed(json.loads(Path(session.end_profiling()).read_text()))
+        options.enable_profiling = False
+    check_placed(found)
+
+
+def placed(events: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the operators that each provider ran, from the events of a profile."""
+    found: dict[str, list[str]] = {}
+    for event in events:
+        arguments = event.get("args") or {}
+        if event.get("cat") == "Node" and arguments.get("provider"):
+            found.setdefault(arguments["provider"], []).append(str(arguments.get("op_name")))
+    return found
+
+
+def check_placed(found: Mapping[str, Sequence[str]]) -> None:
+    """Raise `StageError` when a node that computes ran on the CPU, or nothing ran on a GPU.
+
+    What only handles shapes ONNX Runtime puts on the CPU on purpose.
+    """
+    stray = sorted({op for op in found.get(_PROVIDERS["cpu"][0], ()) if op not in _SHAPES})
+    if stray or not any(p in found for p in ("CUDAExecutionProvider", "TensorrtExecutionProvider")):
+        where = ", ".join(f"{len(ops)} on {provider}" for provider, ops in sorted(found.items()))
+        raise StageError(
+            "measure",
+            f"ONNX Runtime ran nodes on the CPU: {', '.join(stray) or 'all'} ({where or 'none'})",
+            expected="every node that computes on the GPU",
+            mend="its log says why; precisions and operators that the provider lacks fall back",
+        )
 
 
 def _check(node: Any, value: np.ndarray) -> None:
@@ -213,6 +298,14 @@ def _say(error: Exception) -> str:
 
 
 _BESIDE = "session.json"
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+_SHAPES = frozenset(
+    ("Cast", "Concat", "Expand", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze")
+)
 _LEVELS = {
     "disable": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -240,7 +333,7 @@ options.intra_op_num_threads, options.enable_cpu_mem_arena = {threads}, beside["
 options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, beside["level"])
 for key, value in beside["entries"].items():
     options.add_session_config_entry(key, value)
-session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+session = ort.InferenceSession(str(path), options, providers={providers})
 x = np.load(sys.argv[1]) if len(sys.argv) > 1 else np.zeros({shape}, "{dtype}")
 for y in session.run(None, {{session.get_inputs()[0].name: x}}):
     print(y)

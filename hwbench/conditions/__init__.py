@@ -14,11 +14,13 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hwbench.conditions import nvml
 from hwbench.conditions.judge import differences, taint, throttle_words
 from hwbench.conditions.parsers import (
     parse_cpu_max,
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 ROOT = Path("/")
+_WIDE = sys.maxsize > 2**32
 
 EMULATION_MARKER = "HWBENCH_EMULATED"
 """Environment variable that whoever starts an emulated worker sets to say so."""
@@ -60,13 +63,21 @@ WHEELS = (
 """The distributions that decide what an artifact runs on."""
 
 
-def read(root: Path = ROOT) -> Conditions:
+def read(root: Path = ROOT, gpu: str = "") -> Conditions:
     """Return the three rings of this device.
 
     `root` stands for the files that are read; Python, libc and wheels are those of the process
-    that reads.
+    that reads. `gpu` names one to read as well (a UUID, a number, or ``any`` for the only one).
     """
-    return Conditions(identity(root), software(root), state(root))
+    found = Conditions(identity(root), software(root), state(root))
+    if not gpu:
+        return found
+    device, driver, feeling = nvml.read(gpu)
+    return Conditions(
+        {**found.identity, "gpu": device},
+        {**found.software, **driver},
+        {**found.state, **feeling},
+    )
 
 
 def identity(root: Path = ROOT) -> dict[str, Any]:
@@ -102,7 +113,7 @@ def software(root: Path = ROOT) -> dict[str, Any]:
     }
 
 
-def state(root: Path = ROOT) -> dict[str, Any]:
+def state(root: Path = ROOT, gpu: str = "") -> dict[str, Any]:
     """Return how the device feels now: cheap enough for before and after every visit.
 
     ``utc`` is the device's own clock (ISO 8601), frequencies in Hz, the temperature in °C (of the
@@ -127,6 +138,7 @@ def state(root: Path = ROOT) -> dict[str, Any]:
         "clock_source": _line(
             root, "sys/devices/system/clocksource/clocksource0/current_clocksource"
         ),
+        **nvml.state(gpu),
     }
 
 
@@ -179,7 +191,11 @@ def _line(root: Path, path: str) -> str | None:
 
 def _machine(root: Path) -> str | None:
     """Of this process; of a recorded tree, what its kernel says."""
-    return platform.machine() if root == ROOT else _line(root, "proc/sys/kernel/arch")
+    if root != ROOT:
+        return _line(root, "proc/sys/kernel/arch")
+    machine = platform.machine()
+    # A 64-bit kernel under a 32-bit system, as Raspberry Pi OS was for years.
+    return f"{machine}, 32-bit programs" if machine.endswith("64") and not _WIDE else machine
 
 
 def _board(root: Path) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hwbench.conditions.nvml import slowed_by
 from hwbench.records import Conditions
 
 THROTTLE_BITS: Mapping[int, str] = {
@@ -17,6 +18,7 @@ THROTTLE_BITS: Mapping[int, str] = {
 
 _FREQUENCY_DROP = 0.10
 _STEAL_SHARE = 0.05
+_GPU_CLOCK_SHARE = 0.75
 _STEAL_SECONDS = 0.05  # the kernel counts in steps of 10 ms: less says nothing about a share
 
 
@@ -42,7 +44,8 @@ def taint(
     bit at either end, or one that came and went; at least `throttle_celsius`; a clock that fell
     by over 10 % (of the current clock only under the ``performance`` governor: others idle at
     lower clocks); over 5 % of the busy time, and 50 ms, stolen by the hypervisor; the cgroup's
-    quota used up; pages swapped.
+    quota used up; pages swapped; a GPU that NVML says is slowed down, or whose clock is below 75 %
+    of the fastest of the session.
     """
     reasons = [*_throttle_reasons(before, after), *_frequency_reasons(before, after)]
     hottest = max((c for s in (before, after) if (c := s.get("celsius")) is not None), default=None)
@@ -53,6 +56,7 @@ def taint(
         reasons.append(f"the hypervisor took {steal / busy * 100:.0f} % of the busy time (steal)")
     if held := _rise(before, after, "cgroup_throttled"):
         reasons.append(f"the cgroup's CPU quota held it back for {held:.2f} s")
+    reasons += _gpu_reasons(after)
     if pages := _rise(before, after, "swapped_pages"):
         reasons.append(f"{pages:.0f} pages were swapped")
     return tuple(reasons)
@@ -75,6 +79,15 @@ def _flat(ring: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping)
         found |= _flat(value, f"{prefix}{key} ") if inner else {f"{prefix}{key}": value}
     return found
+
+
+def _gpu_reasons(after: Mapping[str, Any]) -> Sequence[str]:
+    """What NVML says slows the GPU down, and a clock far below the session's fastest."""
+    reasons = [f"the GPU is slowed by {w}" for w in slowed_by(after.get("gpu_slowed") or 0)]
+    clock, best = after.get("gpu_clock"), after.get("gpu_clock_best")
+    if clock and best and clock < _GPU_CLOCK_SHARE * best:
+        reasons.append(f"the GPU's clock is {clock / 1e6:.0f} MHz of {best / 1e6:.0f} MHz")
+    return reasons
 
 
 def _rise(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> float | None:

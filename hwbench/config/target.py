@@ -14,7 +14,7 @@ from hwbench import units
 from hwbench.config import hosts, plugins
 from hwbench.config.measure import MeasureFields
 from hwbench.errors import UserError
-from hwbench.records import PluginSpec, Power, TargetProfile
+from hwbench.records import Gpu, PluginSpec, Power, TargetProfile
 
 if TYPE_CHECKING:
     BackendsField = BaseModel
@@ -38,12 +38,22 @@ class PowerTable(_Table):
     source: str = Field(min_length=1, description="where the figures come from")
 
 
+class GpuTable(_Table):
+    """The GPU that a target is about."""
+
+    which: str = Field("any", description="its UUID or number; any: the only one there is")
+    name: str = Field("", description="a part of its name, as nvidia-smi prints it")
+
+
 class TargetFile(_Table):
     """A device: what it is, how it is reached, what runs there and how it is measured."""
 
     version: Literal[1] = Field(description="the version of this format")
     title: str
     soc: str = Field(description="the chip, in words")
+    model: str = Field(
+        "", description="part of what the device calls itself (/proc/device-tree/model), if it must"
+    )
     isa: Literal["x86_64", "aarch64", "host"] = Field(description="host: that of this machine")
     cores: int | Literal["host"] = Field(description="host: as many as this machine has")
     ram: str = Field(description="such as 4GiB; host: as much as this machine has")
@@ -59,6 +69,7 @@ class TargetFile(_Table):
     meters: list[MeterField] = Field([], description="energy meters, the best first")
     power: PowerTable | None = None
     throttle_celsius: float | None = Field(None, gt=0, description="it slows down from here on")
+    gpu: GpuTable | None = Field(None, description="the GPU, where one is measured")
     measure: MeasureFields = Field(
         default_factory=MeasureFields, description="what this device needs; wins"
     )
@@ -84,6 +95,7 @@ def build(file: TargetFile, path: Path, host: str = "") -> TargetProfile:
     power = None
     if file.power is not None:
         power = Power(file.power.idle, file.power.per_core, file.power.source)
+    gpu = Gpu(file.gpu.which, file.gpu.name) if file.gpu is not None else None
     return TargetProfile(
         name=path.stem,
         title=file.title,
@@ -99,14 +111,18 @@ def build(file: TargetFile, path: Path, host: str = "") -> TargetProfile:
         backends=plugins.specs_of(file.backends, path.parent, defaults=True),
         channel_multiple=file.channel_multiple,
         power=power,
-        meters=tuple(_meter(m, power, path) for m in file.meters),
+        meters=tuple(_meter(m, power, gpu, path) for m in file.meters),
+        gpu=gpu,
         throttle_celsius=file.throttle_celsius,
         measure=file.measure.changes(f"{where}: measure"),
+        model=file.model,
     )
 
 
-def _meter(model: BaseModel, power: Power | None, path: Path) -> PluginSpec:
+def _meter(model: BaseModel, power: Power | None, gpu: Gpu | None, path: Path) -> PluginSpec:
     spec = plugins.spec_of(model, path.parent)
+    if spec.kind == "nvml" and gpu is not None:
+        return PluginSpec("nvml", {**spec.options, "gpu": gpu.which})
     if spec.kind != "proxy":
         return spec
     if power is None:

@@ -292,45 +292,120 @@ def _line(line: Line) -> str:
     )
 
 
+LAYERS = {
+    "1x1 128→128 @28": (128, 128, 1, 28),
+    "1x1 256→256 @14": (256, 256, 1, 14),
+    "1x1 512→512 @14": (512, 512, 1, 14),
+    "1x1 1024→1024 @7": (1024, 1024, 1, 7),
+    "3x3 64→64 @56": (64, 64, 3, 56),
+    "3x3 128→128 @28": (128, 128, 3, 28),
+    "3x3 256→256 @14": (256, 256, 3, 14),
+    "3x3 512→512 @7": (512, 512, 3, 7),
+    "Linear 768→3072, 128 tokens": (768, 3072, 0, 128),
+    "Linear 192→768, 196 tokens": (192, 768, 0, 196),
+}
+"""Single layers, as (inputs, outputs, window or 0 for a linear layer, size or tokens)."""
+CROSSINGS = ("30", "40", "50", "60", "70")
+
+
+def layer(name: str, deep: int = 4) -> tuple[onnx.ModelProto, tuple[int, ...]]:
+    """Return `deep` copies of a layer in a row, ReLUs between them, and the input's shape.
+
+    A row of them: the change of layout at both ends must not decide. Linear layers go there and
+    back, so that any two shapes chain.
+    """
+    from torch import nn
+
+    inputs, outputs, window, size = LAYERS[name]
+    parts: list[nn.Module] = []
+    for number in range(deep):
+        one, two = (outputs, inputs) if number % 2 and not window else (inputs, outputs)
+        made = nn.Conv2d(one, two, window, padding=window // 2) if window else nn.Linear(one, two)
+        parts += [made, nn.ReLU()]
+    shape = (inputs, size, size) if window else (size, inputs)
+    return traced(nn.Sequential(*parts).eval(), shape), shape
+
+
+def crossover(name: str, threads: int, rounds: int) -> str:
+    """Return a table's line: × over dense ONNX Runtime by sparsity, and where ours passes it."""
+    model, shape = layer(name)
+    x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+    found = {}
+    for share in CROSSINGS:
+        pruned = prune(model, float(share) / 100)
+        line = compare(name, share, pruned, x, threads, rounds, int8=False, why=False)
+        found[share] = line.cold
+    first = next((f"{share} %" for share, ratio in found.items() if ratio >= 1), "above")
+    return f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in found.values())} | {first} |"
+
+
+PEERS = """\
+Peers read these files in environments of their own (their pins clash with ours):
+  python -m venv ov && ov/bin/pip install openvino==2026.4.1
+  ov/bin/benchmark_app -m FILE -hint none -nstreams 1 -nthreads {threads} \\
+    -infer_precision f32 -api sync
+  python3.11 -m venv ds && ds/bin/pip install deepsparse==1.8.0 'numpy<2' 'onnx<1.15'
+  ds/bin/deepsparse.benchmark FILE --batch_size 1 --num_cores {threads} --scenario sync"""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the roofs of this core and a table."""
     parser = argparse.ArgumentParser(prog="python -m hwbench.kernels.bench", description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=["resnet18", "mobilenet_v1"])
+    parser.add_argument(
+        "--networks", nargs="+", default=["resnet18", "mobilenet_v1"],
+        help="resnet18 resnet50 mobilenet_v1 mobilenet_v2 mlp vit_tiny",
+    )  # fmt: skip
     parser.add_argument(
         "--patterns", nargs="+", default=["0", "50", "70", "80", "90", "95", "2x1:90", "4x1:90"],
         help="per cent of zeros, after NxM: for blocks of N outputs",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--int8", action="store_true", help="ONNX Runtime int8 (QDQ) as well")
+    parser.add_argument(
+        "--int8", action="store_true", help="ONNX Runtime int8 (QDQ) as well, once a network"
+    )
+    parser.add_argument(
+        "--crossover", action="store_true", help="single layers by sparsity, no networks"
+    )
+    parser.add_argument(
+        "--save", type=Path, help="also write the pruned ONNX files here, for other runtimes"
+    )
     parser.add_argument("--why", action="store_true", help="explain every layer")
     given = parser.parse_args(arguments)
     made = build.machine(threads=given.threads)
     found = {name: f"{rate / 1e9:.0f}" for name, rate in roofs.measure(made).items()}
     _say(f"{made.mcpu}, {given.threads} thread(s), GFLOP/s with one factor from: {found}")
+    if given.crossover:
+        heads = " | ".join(f"{share} %" for share in CROSSINGS)
+        _say(f"| layer | {heads} | passes dense from |\n|---|{'---|' * len(CROSSINGS)}---|")
+        for name in LAYERS:
+            _say(crossover(name, given.threads, given.rounds))
+        return
     _say(HEAD)
     for name in given.networks:
-        model = exported(name)
-        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-        # The MLP's tokens are its batch; every other network gets one image.
-        x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
-        for pattern in given.patterns:
-            block, _, share = pattern.rpartition(":")
-            pruned = prune(model, float(share) / 100, int(block.split("x")[0]) if block else 1)
-            _say(
-                _line(
-                    compare(
-                        name,
-                        pattern,
-                        pruned,
-                        x,
-                        given.threads,
-                        given.rounds,
-                        int8=given.int8,
-                        why=given.why,
-                    )
-                )
-            )
+        _network(name, given)
+    if given.save:
+        _say(PEERS.format(threads=given.threads))
+
+
+def _network(name: str, given: argparse.Namespace) -> None:
+    """Print the lines of one network."""
+    model = exported(name)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
+    # The MLP's tokens are its batch; every other network gets one image.
+    x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+    int8 = given.int8
+    for pattern in given.patterns:
+        block, _, share = pattern.rpartition(":")
+        pruned = prune(model, float(share) / 100, int(block.split("x")[0]) if block else 1)
+        if given.save:
+            given.save.mkdir(parents=True, exist_ok=True)
+            onnx.save(pruned, str(given.save / f"{name}_{pattern.replace(':', '_')}.onnx"))
+        line = compare(
+            name, pattern, pruned, x, given.threads, given.rounds, int8=int8, why=given.why
+        )
+        _say(_line(line))
+        int8 = False  # zeros make no difference to it: once a network
 
 
 if __name__ == "__main__":

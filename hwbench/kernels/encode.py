@@ -25,7 +25,7 @@ class Encoded:
     ``blocks`` (K blocks + 1): first segment of each K block. A segment is a group of ``group``
     row blocks that walk together: ``rows`` (segments * group) their first rows, ``steps``
     (segments + 1) its first step. A step is one tap a row block: ``offsets`` (steps * group)
-    and ``values`` (steps * group * row_block).
+    and ``values`` (steps * group * row_block), both with room for a few steps more.
     """
 
     blocks: Ints
@@ -75,8 +75,10 @@ def encode(
             steps.append(steps[-1] + len(at))
         blocks.append(len(steps) - 1)
     stored = steps[-1] * group * row_block
-    if not stored:  # a buffer of no elements is no buffer
-        places, values = [np.zeros(group, np.int64)], [np.zeros(group * row_block, np.float32)]
+    # Tables a little longer than their steps: layers of one shape then share one function.
+    spare = _room(steps[-1]) - steps[-1]
+    places.append(np.zeros(spare * group, np.int64))
+    values.append(np.zeros(spare * group * row_block, np.float32))
     return Encoded(
         np.array(blocks, np.int32),
         np.array(rows, np.int32),
@@ -87,6 +89,11 @@ def encode(
         group,
         stored,
     )
+
+
+def _room(steps: int) -> int:
+    """Return at least `steps` (and 1), rounded up by an eighth at most or to 8."""
+    return round_up(max(steps, 1), max(8, 1 << max(steps.bit_length() - 4, 0)))
 
 
 def _segment(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import statistics
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ class Row:
 
 def rows(
     layers: Sequence[Made],
-    seconds: Mapping[str, float],
+    seconds: Mapping[str, Sequence[float]],
     roofs: Mapping[str, float] | None = None,
     contests: Mapping[str, Mapping[str, float]] | None = None,
 ) -> tuple[Row, ...]:
@@ -76,12 +75,12 @@ def rows(
     `seconds` are those of `times`, `roofs` those of `roofs.measure` and `contests` those of
     `Chooser.times`; each is empty if nothing was timed.
     """
-    total = sum(seconds.values())
-    users = Counter(made.function for made in layers)
+    total = sum(sum(calls) for calls in seconds.values())
+    # Layers of one shape share a function: its calls come in the order of the layers.
+    left = {name: list(calls) for name, calls in seconds.items()}
     found = []
     for made in layers:
-        # Layers of one shape share a function; the mean is all that can be said of each.
-        taken = seconds.get(made.function, 0.0) / users[made.function]
+        taken = left[made.function].pop(0) if left.get(made.function) else 0.0
         why = _why(made, (contests or {}).get(made.signature, {}))
         row = Row(made.layer, made.form, made.config, 1 - made.density, why)
         if taken:
@@ -122,8 +121,8 @@ def _why(made: Made, contest: Mapping[str, float]) -> str:
 _LISTS = {1: "with a list per row"}
 
 
-def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, float]:
-    """Return the median seconds per inference of every function of a library, run here."""
+def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, list[float]]:
+    """Return the median seconds of every call of every function in an inference, run here."""
     # A copy: a loaded library stays mapped, and whoever then wrote to its file would crash us.
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copy(path, folder)
@@ -148,4 +147,8 @@ def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, float]:
     machine.set_instrument(watch)
     for _ in range(RUNS):
         machine["main"](*inputs)
-    return {n: statistics.median(t) * len(t) / RUNS for n, t in taken.items() if "." not in n}
+    return {
+        name: np.median(np.reshape(found, (RUNS, -1)), axis=0).tolist()
+        for name, found in taken.items()
+        if "." not in name and len(found) % RUNS == 0
+    }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import tvm_ffi
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from tvm import relax, tirx
@@ -27,6 +28,7 @@ from hwbench.kernels.views import View
 Array = NDArray[Any]
 Choose = Callable[[Problem], Config]
 
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger")
 SMALLEST_BLOCK = 4
 """Blocks narrower than this spend more on halos than aligned loads save."""
 FEW_ROWS = 4
@@ -101,6 +103,7 @@ class Lowering:
         self.count = 0
         self.layers: list[Made] = []
         self.shared: dict[str, str] = {}
+        self.functions: dict[int, list[tuple[tirx.PrimFunc, Any]]] = {}
         self.between = Between(self)
 
     def run(self) -> Lowered:
@@ -155,11 +158,20 @@ class Lowering:
         """Emit a call of a kernel; numpy arguments become constants of the module."""
         name = str(function.attrs["global_symbol"])
         made = [relax.const(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        # Layers that differ in their weights alone share one function: its name may be another's.
-        variable = self.builder.add_func(function, name)
+        variable = self._function(function, name)
         self.shared[name] = str(variable.name_hint)
         kind = relax.TensorType((size,), "float32")
         return self.builder.emit(relax.call_tir(variable, made, kind))
+
+    def _function(self, function: tirx.PrimFunc, name: str) -> Any:
+        """Return the module's function: layers that differ in their weights alone share one."""
+        nameless = function.without_attr("global_symbol")
+        alike = self.functions.setdefault(int(tvm_ffi.structural_hash(nameless)), [])
+        for known, variable in alike:
+            if tvm_ffi.structural_equal(known, nameless):
+                return variable
+        alike.append((nameless, self.builder.add_func(function, name)))
+        return alike[-1][1]
 
     def name(self, kind: str) -> str:
         """Return a fresh name for a function."""
@@ -556,6 +568,12 @@ class Lowering:
     def _other(self, step: Step) -> Any:
         """Leave one operator to TVM's own ONNX importer."""
         node, graph = step.node, self.graph
+        if node.op_type in QUANTIZED:
+            raise StageError(
+                "compile",
+                f"tvm_sparse has no int8 kernels, and the model is quantized ({step.name})",
+                mend="give it the fp32 model; onnxruntime runs the int8 one",
+            )
         own = self.between.apply(step)
         if own is not None:
             return own

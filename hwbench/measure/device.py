@@ -79,7 +79,7 @@ class Device:
 
     def feel(self) -> tuple[Conditions, str]:
         """Return the conditions now, and why the device is taken for an emulated one (or "")."""
-        message = next(iter(list(self.ask(Feel()))))
+        message = next(iter(list(self.ask(Feel(gpu_of(self.target))))))
         return from_json(Conditions, message["conditions"]), str(message["emulated"])
 
     def versions(self) -> dict[str, str]:
@@ -87,7 +87,8 @@ class Device:
         found = {}
         for message in self.ask(look(self.target)):
             if "failure" in message:
-                found[message["of"]] = f"not available: {message['failure']['message']}"
+                why = str(message["failure"]["message"]).removeprefix("not available: ")
+                found[message["of"]] = f"not available: {why}"
             else:
                 versions = message["versions"]["versions"]
                 found[message["of"]] = ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
@@ -141,13 +142,18 @@ def opened(target: TargetProfile, log: Path) -> Iterator[Device]:
         connection.close()
 
 
+def gpu_of(target: TargetProfile) -> str:
+    """Return which GPU a target is about; empty: none."""
+    return target.gpu.which if target.gpu is not None else ""
+
+
 def look(target: TargetProfile) -> Look:
     """Return the question which of the target's backends run there."""
     jobs = tuple(
         Job(s.kind, registry.module("backends", s.kind).__name__, s.options, "")
         for s in target.backends
     )
-    return Look(jobs, Settings("", side_by_side=len(jobs)))
+    return Look(jobs, Settings("", side_by_side=len(jobs), gpu=gpu_of(target)))
 
 
 def probe(target: TargetProfile) -> Conditions:
@@ -171,6 +177,15 @@ def check_identity(target: TargetProfile, found: Conditions) -> None:
             expected=target.isa,
             mend="correct the target's isa or its connection",
         )
+    _check_gpu(target, found.identity.get("gpu") or {})
+    board = found.identity.get("board")
+    if target.model and target.model not in (board or ""):
+        raise TargetError(
+            f"the device says that it is {board or 'nothing in particular'}",
+            where=target.name,
+            expected=target.model,
+            mend="choose the target that describes it, or write one (docs/add-your-board.md)",
+        )
     flags = set(_flags(found.identity))
     absent = [f for f in target.features if f in KERNEL_FLAGS and flags and f not in flags]
     if absent:
@@ -178,6 +193,31 @@ def check_identity(target: TargetProfile, found: Conditions) -> None:
             f"the device has no {', '.join(absent)}",
             where=target.name,
             mend="measure on a device that has it, or choose another target",
+        )
+
+
+def _check_gpu(target: TargetProfile, found: Mapping[str, Any]) -> None:
+    """Raise `TargetError` unless the GPU can be read, is whole, and of the kind described."""
+    if target.gpu is None:
+        return
+    if "error" in found or not found:
+        raise TargetError(
+            f"no GPU to measure: {found.get('error', 'the worker said nothing of one')}",
+            where=target.name,
+            mend="does nvidia-smi run there? with several GPUs, name one under gpu in the target",
+        )
+    if target.gpu.name not in str(found["name"]):
+        raise TargetError(
+            f"the GPU is {found['name']}",
+            where=target.name,
+            expected=target.gpu.name,
+            mend="choose another target (cuda takes any GPU), or name another GPU under gpu",
+        )
+    if found["mig"]:
+        raise TargetError(
+            "the GPU is cut into MIG slices: their clock and energy are not their own",
+            where=target.name,
+            mend="nvidia-smi -mig 0, or measure on a GPU that is whole",
         )
 
 

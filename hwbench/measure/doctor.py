@@ -17,6 +17,7 @@ from typing import Any
 
 from hwbench import stats, units
 from hwbench.conditions import throttle_words
+from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import StageError, TargetError
 from hwbench.measure import trial
 from hwbench.measure.device import Device, check_identity, opened
@@ -146,9 +147,10 @@ def checks(
         Check("reachable", Grade.OK, f"by {target.connection.kind if target.connection else '?'}"),
         _same_device(target, now, emulated),
         *_runtimes(versions),
+        *_gpu(target, now),
         _governor(now.state),
         _turbo(now.state),
-        _throttle(now.state),
+        _throttle(now.state, target),
         _heat(now.state, target.throttle_celsius),
         _load(now),
         _quota(now.state, target),
@@ -158,6 +160,25 @@ def checks(
         _meters(meters),
         _clock(now.state),
     )
+
+
+def _gpu(target: TargetProfile, now: Conditions) -> tuple[Check, ...]:
+    """Return what can be said of the GPU, where the target is about one that can be read."""
+    found = now.identity.get("gpu") or {}
+    if target.gpu is None or "name" not in found:
+        return ()
+    what = f"{found['name']}, {found['uuid']}, {units.text(found['memory'], 'B')}"
+    checks = [Check("GPU", Grade.OK, f"{what}, driver {now.software.get('nvidia_driver')}")]
+    others = now.state.get("gpu_processes") or 0
+    mend = "end them (nvidia-smi lists them): they take time, clock, memory and energy"
+    grade = Grade.WARN if others else Grade.OK
+    checks.append(Check("GPU alone", grade, f"{others} other processes on it", mend * bool(others)))
+    why = slowed_by(now.state.get("gpu_slowed") or 0)
+    clock = f"{now.state['gpu_clock'] / 1e6:.0f} of {found['clock_limit'] / 1e6:.0f} MHz"
+    said = f"{clock} when idle" + (f"; slowed by {', '.join(why)}" if why else "")
+    mend = "cooling, power supply and power limit (nvidia-smi -q -d PERFORMANCE)" if why else ""
+    checks.append(Check("GPU clock", Grade.WARN if why else Grade.OK, said, mend))
+    return tuple(checks)
 
 
 def steadiness(before: Conditions, after: Conditions) -> tuple[Check, ...]:
@@ -202,7 +223,8 @@ def _same_device(target: TargetProfile, now: Conditions, emulated: str) -> Check
     except TargetError as error:
         return Check(name, Grade.FAIL, error.what, error.mend)
     cpu = (now.identity.get("cpu") or {}).get("model") or "unknown CPU"
-    return Check(name, Grade.OK, f"{now.identity.get('machine')}, {cpu}")
+    words = (now.identity.get("machine"), now.identity.get("board"), cpu)
+    return Check(name, Grade.OK, ", ".join(str(w) for w in words if w))
 
 
 def _runtimes(versions: Mapping[str, str]) -> tuple[Check, ...]:
@@ -225,7 +247,8 @@ def _governor(state: Mapping[str, Any]) -> Check:
         return Check("governor", Grade.OK, "not to be seen here (virtual machines hide it)")
     if governor == "performance":
         return Check("governor", Grade.OK, governor)
-    mend = "sudo cpupower frequency-set -g performance"
+    files = "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    mend = f"on the device: echo performance | sudo tee {files}"
     return Check("governor", Grade.WARN, f"{governor}: the clock follows the load", mend)
 
 
@@ -239,8 +262,12 @@ def _turbo(state: Mapping[str, Any]) -> Check:
     return Check("turbo", Grade.WARN, "on: the clock depends on heat and neighbours", mend)
 
 
-def _throttle(state: Mapping[str, Any]) -> Check:
+def _throttle(state: Mapping[str, Any], target: TargetProfile) -> Check:
     bits = state.get("throttled")
+    if bits is None and target.model.startswith("Raspberry"):
+        found = "vcgencmd get_throttled gives no answer: a weak power supply would not be seen"
+        mend = "sudo apt install raspi-utils; sudo usermod -aG video $USER, and log in again"
+        return Check("throttling", Grade.WARN, found, mend)
     if bits is None:
         return Check("throttling", Grade.OK, "no firmware here that tells")
     words = throttle_words(bits)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hwbench import files, registry
-from hwbench.measure.device import look
+from hwbench.measure.device import gpu_of, look
 from hwbench.measure.generation import REFERENCE, SHADOW
 from hwbench.measure.latency import grouped
 from hwbench.measure.memory import named, variants_of, varied
@@ -103,7 +103,8 @@ def _commands(
     settings = settings_of(spec, target, "inputs.npy")
     bare = settings_of(spec, target, "")
     jobs = tuple(artifact.job() for artifact in artifacts.values())
-    found: list[Command] = [Feel(), look(target), Outputs(jobs, settings)]
+    feel = Feel(gpu_of(target))
+    found: list[Command] = [feel, look(target), Outputs(jobs, settings)]
     found.append(Memory(jobs, settings, spec.memory_runs))
     varied_jobs, empty = _memory_jobs(artifacts, target, folder)
     if varied_jobs:
@@ -115,7 +116,7 @@ def _commands(
     if target.meters:
         meters = tuple(PluginSpec(module_of("meters", m), m.options) for m in target.meters)
         found.append(Energy(jobs, settings, meters, spec.energy_seconds))
-    return [*found, Feel(), look(target)]
+    return [*found, feel, look(target)]
 
 
 def _generations(
@@ -138,7 +139,7 @@ def _generations(
         names = tuple(job.name for job in jobs)
         found.append(Open(jobs, settings, number))
         found.append(Rounds(0, spec.looks[-1], names, seconds))
-        found += [Close(), Feel()]
+        found += [Close(), Feel(gpu_of(target))]
     return found
 
 

@@ -103,6 +103,7 @@ def settings_of(spec: MeasureSpec, target: TargetProfile, inputs: str) -> Settin
         timeout=spec.timeout,
         throttle_celsius=target.throttle_celsius,
         seed=spec.seed,
+        gpu=target.gpu.which if target.gpu is not None else "",
         side_by_side=min(target.cores, _MOST_SIDE_BY_SIDE),
     )
 

@@ -119,6 +119,8 @@ class Table:
             for name, failure in latency.failures.items():
                 self._failures[name]["latency"] = failure
             energy = self._energy()
+        if others := now.state.get("gpu_processes"):
+            notes = (*notes, f"{others} other processes were on the GPU when the sitting began")
         found = self._gathered(memory, energy, latency)
         if not emulated:
             found = self._read_again(found)

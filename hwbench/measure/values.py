@@ -232,6 +232,9 @@ def _energy(measurement: Measurement) -> Value:
         return _lacking(measurement, "energy", "energy", "energy")
     kinds = {"proxy": Source.PROXY, "model": Source.PREDICTED}
     note = f"{reading.meter} ({reading.tier}), gross"
+    if reading.idle_watts:
+        net = (reading.joules - reading.idle_watts * reading.seconds) / reading.inferences
+        note += f"; net of {reading.idle_watts:.1f} W idle {units.text(net, 'J')}"
     if reading.note:
         note += f"; {reading.note}"
     source = kinds.get(reading.tier, measurement.source)

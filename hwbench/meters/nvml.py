@@ -6,29 +6,43 @@ It counts the whole board, whoever uses it, and not the host.
 
 from __future__ import annotations
 
-import importlib
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol
 
+from hwbench.conditions import nvml
 from hwbench.meters._sensors import Clock, Stopwatch, counted, unavailable
 from hwbench.protocols import EnergyMeter
 from hwbench.records import EnergyReading
 
-REQUIRES = {"pynvml": "nvidia-ml-py>=12"}
+REQUIRES: dict[str, str] = {}
 
 _UPDATE = 0.1
 _SHORTEST = 10.0
 
 
+class Counter(Protocol):
+    """A GPU, as far as its energy goes."""
+
+    def energy(self) -> float:
+        """Return the joules counted so far; raises `nvml.NvmlError`."""
+
+
+Open = Callable[[str], AbstractContextManager[Counter]]
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Which GPU."""
+    """Which GPU, and what it draws when idle."""
 
-    index: int = 0
-    """The GPU's number, as nvidia-smi counts them."""
+    gpu: str = "any"
+    """Its UUID or number; ``any``: the only one. A target's own ``gpu`` wins."""
     idle_watts: float | None = None
-    """What the counter shows on the idle GPU, in watts, if it was measured."""
+    """What the counter shows on the idle GPU, in watts; None: see ``idle_seconds``."""
+    idle_seconds: float = 2.0
+    """How long the idle GPU is counted before anything is loaded; 0: not at all."""
 
 
 class Nvml:
@@ -37,22 +51,27 @@ class Nvml:
     tier: Literal["meter", "counter", "model", "proxy"] = "counter"
 
     def __init__(
-        self, options: Options, clock: Clock = time.perf_counter, library: Any = None
+        self, options: Options, clock: Clock = time.perf_counter, library: Open = nvml.opened
     ) -> None:
-        """Take the options, a clock of wall seconds and what answers for the module pynvml."""
+        """Take the options, a clock of wall seconds and what opens a GPU."""
         self._options = options
+        self._clock = clock
         self._watch = Stopwatch("nvml", clock)
-        self._library = library
+        self._open = library
         self._begun = 0.0
+        self._idle = options.idle_watts
+
+    def settle(self) -> None:
+        """Count what the GPU draws now, before anything of ours is on it."""
+        seconds = self._options.idle_seconds
+        if self._idle is not None or seconds <= 0:
+            return
+        begun, joules = self._clock(), self._joules()
+        time.sleep(seconds)
+        self._idle = (self._joules() - joules) / (self._clock() - begun)
 
     def start(self) -> None:
-        """Open the GPU and read it. Raises `StageError` without library, driver, GPU or counter."""
-        if self._library is None:
-            try:
-                self._library = importlib.import_module("pynvml")
-            except ImportError as error:
-                why = "nvidia-ml-py is not installed"
-                raise unavailable("nvml", why, f"pip install '{REQUIRES['pynvml']}'") from error
+        """Read the GPU. Raises `StageError` without driver, GPU or counter."""
         self._begun = self._joules()
         self._watch.start()
 
@@ -60,23 +79,17 @@ class Nvml:
         """Return what the GPU counted since `start`."""
         seconds = self._watch.stop()
         joules = counted("nvml", self._joules() - self._begun)
-        note = f"GPU {self._options.index}, the whole board"
+        note = f"GPU {self._options.gpu}, the whole board"
         if seconds < _SHORTEST:
             note += f"; ±{_UPDATE / seconds * 100:.0f} %: a window of {seconds:.1f} s, 10 s are due"
-        idle = self._options.idle_watts
-        return EnergyReading(joules, inferences, seconds, idle, "nvml", self.tier, note)
+        return EnergyReading(joules, inferences, seconds, self._idle, "nvml", self.tier, note)
 
     def _joules(self) -> float:
-        library = self._library
         try:
-            library.nvmlInit()  # counted by NVML: any number of times is fine
-            try:
-                handle = library.nvmlDeviceGetHandleByIndex(self._options.index)
-                return float(library.nvmlDeviceGetTotalEnergyConsumption(handle)) * 1e-3
-            finally:
-                library.nvmlShutdown()
-        except library.NVMLError as error:
-            raise unavailable("nvml", f"NVML says: {error}", "does nvidia-smi run here?") from error
+            with self._open(self._options.gpu) as gpu:
+                return gpu.energy()
+        except nvml.NvmlError as error:
+            raise unavailable("nvml", str(error), "does nvidia-smi run here?") from error
 
 
 PLUGIN: type[EnergyMeter] = Nvml

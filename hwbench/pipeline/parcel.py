@@ -28,6 +28,7 @@ from hwbench.records import (
     CompiledModel,
     PluginSpec,
     Recipe,
+    SearchSpec,
     TargetProfile,
     digest,
     file_digest,
@@ -57,6 +58,8 @@ def pack(recipe: Recipe, target: TargetProfile, place: Place, show: Show, to: Pa
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError("is not empty", where=str(to), mend="name a new folder")
+    # What to train cannot wait for what the device says: everything is made.
+    recipe = dataclasses.replace(recipe, search=SearchSpec())
     candidates = search.plan(recipe, target)
     spec = measure_spec(recipe, target)
     with tempfile.TemporaryDirectory() as home:

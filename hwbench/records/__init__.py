@@ -9,6 +9,7 @@ content hash of everything that decides it, defaults filled in.
 
 from hwbench.records.asked import (
     Goal,
+    Gpu,
     MeasureSpec,
     Method,
     Power,
@@ -60,6 +61,7 @@ from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
+    CHANNELS,
     LAST,
     Candidate,
     CompressionSpec,
@@ -75,6 +77,7 @@ from hwbench.records.specs import (
 
 __all__ = [
     "ALARMS",
+    "CHANNELS",
     "LAST",
     "METRICS",
     "Answers",
@@ -93,6 +96,7 @@ __all__ = [
     "Failure",
     "Floor",
     "Goal",
+    "Gpu",
     "Healing",
     "LatencyTable",
     "Layer",

@@ -136,6 +136,14 @@ class Power:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """Which GPU a target is: its UUID or number (``any``: the only one), and a part of its name."""
+
+    which: str = "any"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetProfile:
     """A device: what it is, how it is reached, what runs there and how it is measured."""
 
@@ -156,3 +164,5 @@ class TargetProfile:
     meters: tuple[PluginSpec, ...]
     throttle_celsius: float | None
     measure: Mapping[str, Any] = field(default_factory=dict)
+    gpu: Gpu | None = None
+    model: str = ""

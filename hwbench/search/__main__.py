@@ -7,10 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hwbench import stats, store
 from hwbench.errors import Exit, HwbenchError, UserError
-from hwbench.records import Study
+from hwbench.records import Point, Study
 from hwbench.search.plan import plan
 from hwbench.search.race import Entry, race
 from hwbench.search.space import points
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fronts = verbs.add_parser("fronts", help="hypervolume and time of runs, beside the first one")
     fronts.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     races = verbs.add_parser("race", help="samplers at equal budget on a grid search's history")
-    races.add_argument("run", type=Path, help="a finished run with search.strategy=latency_first")
+    races.add_argument("run", type=Path, help="a finished latency-first run, or a table of lines")
     races.add_argument("--trials", type=int, default=40)
     races.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args(arguments)
@@ -64,7 +65,13 @@ def _fronts(folders: Sequence[Path]) -> None:
 
 
 def table_of(folder: Path) -> list[Entry]:
-    """Return a run's search history as a table; raises `UserError` where it tried nothing."""
+    """Return a run's search history as a table; raises `UserError` where it tried nothing.
+
+    A file holds a table by itself: a JSON object a line, its words and numbers the axes and
+    ``costs`` what it costs (absent: it failed).
+    """
+    if folder.is_file():
+        return [_entry(json.loads(line)) for line in folder.read_text().splitlines()]
     study = store.read_study(folder)
     if not study.tried:
         raise UserError(
@@ -74,6 +81,14 @@ def table_of(folder: Path) -> list[Entry]:
     known = [(candidates[t.candidate], t) for t in study.tried if t.candidate in candidates]
     where = points([candidate for candidate, _ in known])
     return [Entry(point, t.costs) for point, (_, t) in zip(where, known, strict=True)]
+
+
+def _entry(line: dict[str, Any]) -> Entry:
+    costs = line.pop("costs", None)
+    line.pop("failed", None)
+    names = {name: word for name, word in line.items() if isinstance(word, str)}
+    numbers = {name: float(n) for name, n in line.items() if not isinstance(n, str)}
+    return Entry(Point(names, numbers), costs)
 
 
 def _race(folder: Path, trials: int, seeds: Sequence[int]) -> None:

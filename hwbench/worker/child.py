@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwbench.conditions import nvml
 from hwbench.errors import StageError
-from hwbench.protocols import Accelerated, Backend, EnergyMeter, Session
+from hwbench.protocols import Accelerated, Backend, EnergyMeter, Session, Settling
 from hwbench.records import EnergyReading, Failure, from_json, to_json
-from hwbench.worker import gpu, stopwatch
+from hwbench.worker import stopwatch
 from hwbench.worker.messages import Job, Settings
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Runner:
         device = session.device_memory() if isinstance(session, Accelerated) else {}
         if device:
             # By the driver's own books: what the allocator keeps, and the context.
-            seen = gpu.process_memory(os.getpid())
+            seen = nvml.process_memory(os.getpid(), self._settings.gpu or "any")
             device = device if seen is None else {**device, "process": seen}
         return {**found, **({"device": device} if device else {})}
 
@@ -160,17 +161,16 @@ class Runner:
 
     def energy(self, meters: list[Mapping[str, Any]], seconds: float) -> Any:
         """Return the reading of the first meter that works, over at least `seconds`."""
+        why: list[str] = []
+        ready = {kind: meter for kind, meter in (_settled(m, why) for m in meters) if meter}
         session, _ = self._load()
         spec = self._settings
         stopwatch.warm_up(session.invoke, spec.warmup_calls, spec.warmup_seconds)
-        why = []
-        for meter in meters:
+        for kind, meter in ready.items():
             try:
-                reading = _metered(_plugin(meter["kind"], meter["options"]), session, seconds)
+                return to_json(_metered(meter, session, seconds))
             except StageError as error:
-                why.append(f"{meter['kind'].rpartition('.')[2]}: {error.what}")
-                continue
-            return to_json(reading)
+                why.append(f"{kind}: {error.what}")
         raise StageError("measure", f"no energy meter works here: {'; '.join(why)}")
 
     def _load(self) -> tuple[Session, float]:
@@ -206,6 +206,19 @@ def _plugin(module: str, options: Mapping[str, Any]) -> Any:
             mend=f"on the device: pip install {' '.join(lacks)}",
         )
     return found.PLUGIN(found.Options(**options))
+
+
+def _settled(named: Mapping[str, Any], why: list[str]) -> tuple[str, EnergyMeter | None]:
+    """Return a meter that has seen the idle device, or None and a reason more."""
+    kind = named["kind"].rpartition(".")[2]
+    try:
+        meter: EnergyMeter = _plugin(named["kind"], named["options"])
+        if isinstance(meter, Settling):
+            meter.settle()
+    except StageError as error:
+        why.append(f"{kind}: {error.what}")
+        return kind, None
+    return kind, meter
 
 
 def _metered(meter: EnergyMeter, session: Session, seconds: float) -> EnergyReading:

@@ -129,6 +129,7 @@ class Launcher:
         self._resident: dict[str, Child] = {}
         self._rng = random.Random(0)  # noqa: S311  (for order, not for secrets)
         self._last_sign = 0.0
+        self._best_clock = 0.0
         self._lock: int | None = None
 
     def __enter__(self) -> Launcher:
@@ -145,7 +146,7 @@ class Launcher:
         """Do one command and answer it."""
         match command:
             case Feel():
-                feel = {"conditions": to_json(conditions.read())}
+                feel = {"conditions": to_json(conditions.read(gpu=command.gpu))}
                 self._say({**feel, "emulated": conditions.emulated()})
             case Look():
                 self._each(command.jobs, command.settings, "versions", None)
@@ -252,7 +253,8 @@ class Launcher:
         # Written at the end: a host that reads would wake up beside a timed child.
         said: list[Mapping[str, Any]] = []
         end = time.monotonic() + command.seconds
-        before = conditions.state()
+        gpu = next((c.settings.gpu for c in self._resident.values()), "")
+        before = self._felt(gpu)
         for number in range(command.first, command.first + command.count):
             order = [name for name in command.names if name in self._resident]
             self._rng.shuffle(order)
@@ -265,7 +267,7 @@ class Launcher:
                     said.append({"of": name, "failure": to_json(error.failure)})
                     child.end()
                     continue
-                after = conditions.state()
+                after = self._felt(gpu)
                 why = conditions.taint(before, after, child.settings.throttle_celsius)
                 before = after
                 where = {"round": number, "order": place, "taint": list(why)}
@@ -275,6 +277,14 @@ class Launcher:
                 break
         for message in said:
             self._say(message)
+
+    def _felt(self, gpu: str) -> dict[str, Any]:
+        """Return the state, with the fastest clock that the GPU has had in this session."""
+        found = conditions.state(gpu=gpu)
+        if gpu and found.get("gpu_clock"):
+            self._best_clock = max(self._best_clock, found["gpu_clock"])
+            found["gpu_clock_best"] = self._best_clock
+        return found
 
     def _alive(self) -> None:
         if time.monotonic() - self._last_sign > _ALIVE_EVERY:

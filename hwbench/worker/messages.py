@@ -37,7 +37,8 @@ class Settings:
     """How children are run: see `hwbench.records.MeasureSpec` for most of it.
 
     ``inputs`` is the ``.npy`` file on the device (empty: a single zero, for empty artifacts);
-    ``side_by_side`` how many children may work at once where nothing is timed.
+    ``side_by_side`` how many children may work at once where nothing is timed; ``gpu`` the one
+    they see (a UUID, a number, ``any``; empty: whatever the runtime takes).
     """
 
     inputs: str
@@ -52,11 +53,14 @@ class Settings:
     throttle_celsius: float | None = None
     seed: int = 0
     side_by_side: int = 1
+    gpu: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Feel:
     """Read the conditions. Answer: ``conditions`` and ``emulated`` (why, or empty)."""
+
+    gpu: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Child:
                     stderr=log,
                     pass_fds=(commands, theirs),
                     start_new_session=True,
-                    env=_environment(job, None if repeatable else rng),
+                    env=_environment(job, settings.gpu, None if repeatable else rng),
                 )
         finally:
             for fd in (log, commands, theirs):
@@ -160,7 +160,7 @@ def _said(record: Job | Settings) -> dict[str, Any]:
     }
 
 
-def _environment(job: Job, rng: random.Random | None) -> Mapping[str, str]:
+def _environment(job: Job, gpu: str, rng: random.Random | None) -> Mapping[str, str]:
     threads = str(job.threads)
     changed = {
         "OMP_NUM_THREADS": threads,
@@ -168,6 +168,9 @@ def _environment(job: Job, rng: random.Random | None) -> Mapping[str, str]:
         # numpy's own pool would only sit there and take memory.
         "OPENBLAS_NUM_THREADS": "1",
     }
+    if gpu not in ("", "any"):
+        # NVML counts by the bus, and so must CUDA.
+        changed |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
     if rng is None:
         changed["PYTHONHASHSEED"] = "0"
     else:

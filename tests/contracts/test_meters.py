@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hwbench import registry
+from hwbench.conditions.nvml import NvmlError
 from hwbench.errors import StageError
 from hwbench.protocols import EnergyMeter
 from hwbench.records import EnergyReading
@@ -23,28 +25,22 @@ NAMES = registry.names("meters")
 
 
 class RecordedNvml:
-    """Answers for pynvml, from a trace."""
-
-    class NVMLError(Exception):
-        """What pynvml raises."""
+    """Opens a GPU of a trace."""
 
     def __init__(self) -> None:
         self.answer: Mapping[str, Any] = {}
         self.opened = 0
 
-    def nvmlInit(self) -> None:
+    @contextlib.contextmanager
+    def __call__(self, which: str) -> Iterator[RecordedNvml]:
         self.opened += 1
-
-    def nvmlShutdown(self) -> None:
+        yield self
         self.opened -= 1
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
+    def energy(self) -> float:
         if "error" in self.answer:
-            raise self.NVMLError(self.answer["error"])
-        return int(self.answer["energy"])
+            raise NvmlError(self.answer["error"])
+        return float(self.answer["energy"]) * 1e-3
 
 
 class Play:

@@ -499,6 +499,18 @@ def test_an_operator_nobody_knows_is_named(tmp_path: Path) -> None:
         lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
 
 
+def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
+    weights: dict[str, np.ndarray] = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    onnx.save(document(nodes, weights, (8, 8)), str(tmp_path / "m.onnx"))
+    with pytest.raises(StageError, match="no int8 kernels") as caught:
+        lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
+    assert "fp32" in caught.value.mend
+
+
 def test_a_free_size_is_refused(tmp_path: Path) -> None:
     model = document([helper.make_node("Relu", ["x"], ["y"])], {}, (3, 8, 8))
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
@@ -558,9 +570,9 @@ def test_a_race_over_its_budget_stops() -> None:
 def test_the_reason_names_what_was_tried() -> None:
     def told(form: str, density: float, contest: dict[str, float]) -> str:
         made = lower.Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
-        return explain.rows([made], {"f": 1e-5, "g": 1e-5}, {"registers": 4e11}, {"s": contest})[
-            0
-        ].text
+        return explain.rows(
+            [made], {"f": [1e-5], "g": [1e-5]}, {"registers": 4e11}, {"s": contest}
+        )[0].text
 
     few = told("dense", 0.9, {"V2 K9 8x1 G1": 1e-5})
     assert "not tried below 25%" in few
@@ -570,6 +582,8 @@ def test_the_reason_names_what_was_tried() -> None:
     assert "10 µs a list per 8 rows, 20 µs with a list per row" in both
     assert "cost model" in told("dense", 0.5, {})
     assert "nothing to skip" in told("depthwise", 0.5, {})
+    twice = [lower.Made(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
+    assert [r.seconds for r in explain.rows(twice, {"f": [1e-5, 3e-5]})] == [1e-5, 3e-5]
     assert "not timed" in explain.rows([lower.Made("a", "f", "sparse", 0.1, 1.0)], {})[0].text
 
 
