@@ -333,7 +333,9 @@ def init(
 
 
 @app.command()
-def schema(what: Annotated[str, typer.Argument(help="recipe, target or nightly")] = "recipe") -> None:
+def schema(
+    what: Annotated[str, typer.Argument(help="recipe, target or nightly")] = "recipe",
+) -> None:
     """Print the JSON Schema of a recipe, a target or a plan of nights, for your editor."""
     print(config.schema(what))
 
