@@ -229,6 +229,7 @@ def _answers(context: Context, models: Sequence[OnnxModel], data: Inputs) -> Ans
         context.target,
         connection=PluginSpec("local"),
         isa=platform.machine(),
+        model="",
         features=(),
         backends=(_HERE,),
     )
