@@ -170,12 +170,12 @@ def _share(backend: str, kind: str, pattern: str, sparsity: float) -> float:
     if own is None or other is None:
         return 1.0
     steps = {**own["dense"], **own.get(pattern, own.get("unstructured", {}))}
-    known = sorted((float(at), share) for at, share in steps.items())
-    base = float(other["dense"]["0.0"]) / known[0][1]
+    known = sorted((float(at), float(share)) for at, share in steps.items())
+    base: float = other["dense"]["0.0"] / known[0][1]
     for (left, a), (right, b) in itertools.pairwise(known):
         if sparsity <= right:
-            return base * float(a + (b - a) * (sparsity - left) / (right - left))
-    return base * float(known[-1][1])
+            return base * (a + (b - a) * (sparsity - left) / (right - left))
+    return base * known[-1][1]
 
 
 @functools.cache
