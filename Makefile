@@ -6,6 +6,8 @@
 TARGET ?= local-cpu
 RECIPE ?= p32
 HOST   ?=
+PLAN   ?= nightly
+WHY    ?= first baseline
 ARGS   ?=
 VENV   ?= .venv
 PYTHON ?= python3
@@ -16,7 +18,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := bench
-.PHONY: bench plan report emulated-board test test-fast bench-kernels check format clean help
+.PHONY: bench plan report nightly baseline emulated-board test test-fast bench-kernels check format clean help
 
 bench: $(VENV)/.user ## run RECIPE on TARGET (ARGS go to hwbench bench: ARGS="--fresh")
 	@$(bin)/hwbench bench --recipe $(RECIPE) $(at) $(ARGS)
@@ -26,6 +28,12 @@ plan: $(VENV)/.user ## show what bench would do, and how long it would take
 
 report: $(VENV)/.user ## write the report of the last run again
 	@$(bin)/hwbench report reports/latest
+
+nightly: $(VENV)/.user ## hold today's models against the pinned ones (PLAN in recipes/, default nightly)
+	@$(bin)/hwbench nightly $(PLAN) $(ARGS)
+
+baseline: $(VENV)/.user ## pin a baseline for RECIPE on TARGET where there is none yet (WHY="...")
+	@$(bin)/hwbench baseline set --if-none --recipe $(RECIPE) --target $(TARGET) --why "$(WHY)" $(ARGS)
 
 emulated-board: $(VENV)/.user ## build the board of TARGET=rpi4-emulated (Debian or Ubuntu; 400 MB, cached)
 	@$(bin)/hwbench board emulate
@@ -51,7 +59,7 @@ format: $(VENV)/.dev ## format the code
 
 clean: ## remove the environment, the cache of finished work, and generated reports
 	rm -rf $(VENV) .hwbench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find reports -mindepth 1 -maxdepth 1 ! -name README.md ! -name history -exec rm -rf {} +
+	find reports -mindepth 1 -maxdepth 1 ! -name README.md ! -name history ! -name baselines -exec rm -rf {} +
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14

@@ -264,15 +264,23 @@ def _say(error: Exception) -> str:
 
 _SCRIPT = '''\
 """Run the model of this folder: python run.py [inputs.npy], one batch of shape {shape}."""
-import os, pathlib, sys
+import ctypes, importlib.util, os, pathlib, sys
 os.environ["TVM_NUM_THREADS"] = "{threads}"
-import numpy as np, tvm, tvm_ffi
+import numpy as np, tvm_ffi
 
+# The runtime alone: TVM's compiler need not be there.
+runtime = pathlib.Path(importlib.util.find_spec("tvm").origin).parent / "lib"
+for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):
+    ctypes.CDLL(str(runtime / name), ctypes.RTLD_GLOBAL)
 model = pathlib.Path(__file__).parent / "{entry}"
 machine = tvm_ffi.load_module(str(model))["vm_load_executable"]()
 machine["vm_initialization"](1, 0, 2)
 x = np.load(sys.argv[1]) if len(sys.argv) > 1 else np.zeros({shape}, "{dtype}")
-y = machine["main"](tvm.runtime.tensor(x))
+room = np.empty(x.nbytes + 64, np.uint8)
+start = -room.ctypes.data % 64  # its vector code expects 64-byte boundaries
+aligned = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+aligned[...] = x
+y = machine["main"](tvm_ffi.from_dlpack(aligned))
 for tensor in [y] if hasattr(y, "shape") else y:
     print(np.from_dlpack(tensor))
 '''

@@ -76,6 +76,9 @@ def set_(
     recipe: Recipe = "p32",
     target: Target = "local-cpu",
     who: Who = "",
+    if_none: Annotated[
+        bool, typer.Option("--if-none", help="do nothing where a baseline is pinned already")
+    ] = False,
     reports: Reports = _DEFAULT.reports,
     cache: CacheRoot = _DEFAULT.cache,
     jobs: Jobs = _DEFAULT.jobs,
@@ -86,10 +89,13 @@ def set_(
     Exit 3: the device cannot be used, or its session is not to be trusted.
     """
     place = pipeline.Place(reports, cache, jobs)
+    wanted = config.load_recipe(recipe), config.load_target(target)
+    for pin in nightly.pinned(reports) if if_none else ():
+        if (pin.recipe, pin.target) == (wanted[0].name, wanted[1].name):
+            _say(pin, as_json)
+            return Exit.FINE
     with screen.progress(as_json) as show:
-        pin = nightly.set_baseline(
-            config.load_recipe(recipe), config.load_target(target), place, why, who, show
-        )
+        pin = nightly.set_baseline(*wanted, place, why, who, show)
     _say(pin, as_json)
     return Exit.FINE
 

@@ -63,7 +63,10 @@ class TrainTable(_Table):
 class MethodTable(_Table):
     """One pruning method and the sparsities to try it at."""
 
-    pattern: str = Field(description="channel, unstructured, N:M such as 2:4, NxM such as 4x1")
+    pattern: str = Field(
+        description="channel, filter, neuron, mlp, head, depth, unstructured, N:M such as 2:4, "
+        "NxM such as 4x1"
+    )
     criterion: str | None = Field(None, description="how weights are ranked; the pruner's default")
     scope: str | None = Field(
         None,

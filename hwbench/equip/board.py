@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _PYTHON = (3, 11)
 _PATIENCE = 600.0
 
 _LOOK = """
-import json, os, platform, sys, sysconfig
+import json, platform, sys
 print(json.dumps({
     "machine": platform.machine(), "python": list(sys.version_info[:2]),
     "bits": 64 if sys.maxsize > 2**32 else 32, "glibc": platform.libc_ver()[1],
@@ -28,7 +29,7 @@ print(json.dumps({
 }))
 """
 _INSTALL = """
-import json, os, pathlib, shutil, subprocess, sys, venv
+import json, pathlib, shutil, sys, venv, zipfile
 sent, home = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).expanduser()
 new, old, place = home / "venv.new", home / "venv.old", home / "venv"
 for left in (new, old):
@@ -36,13 +37,14 @@ for left in (new, old):
 try:
     venv.create(new, symlinks=True)
     site = next(new.glob("lib/python*/site-packages"))
-    shutil.copytree(sent, site, dirs_exist_ok=True)
+    with zipfile.ZipFile(sent) as archive:
+        archive.extractall(site)
     if place.exists():
         place.rename(old)
     new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
     print(json.dumps({"venv": str(place)}))
-except (OSError, StopIteration) as error:
+except (OSError, StopIteration, zipfile.BadZipFile) as error:
     shutil.rmtree(new, ignore_errors=True)
     print(json.dumps({"error": str(error)}))
 """
@@ -98,7 +100,9 @@ def _set_up(target: TargetProfile, board: Connection, scratch: Path, show: Show)
     show(f"fetching {', '.join(pins)} for {what['machine']}, Python {version}")
     wheels.unpack(pins, scratch / "site", what["machine"], version, what["glibc"] or "2.28")
     show("sending them over")
-    sent = board.put(scratch / "site", "site")
+    # As one file: thousands of small ones would each cost the line's delay.
+    packed = Path(shutil.make_archive(str(scratch / "site"), "zip", scratch / "site"))
+    sent = board.put(packed, "site.zip")
     done = _ask(board, _INSTALL, scratch, sent, str(target.connection.options["folder"]))
     if "error" in done:
         raise TargetError(

@@ -46,20 +46,22 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18 and -50."""
+    """ResNet-18 and -50, of any width."""
 
-    def __init__(self, depths: tuple[int, ...], *, bottleneck: bool) -> None:
+    def __init__(
+        self, depths: tuple[int, ...], *, bottleneck: bool, base: int = 64, classes: int = 1000
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_conv(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
-        inputs = 64
+        layers: list[nn.Module] = [_conv(3, base, 7, 2), nn.MaxPool2d(3, 2, 1)]
+        inputs = base
         for stage, depth in enumerate(depths):
-            width = 64 << stage
+            width = base << stage
             for block in range(depth):
                 stride = 2 if stage and not block else 1
                 layers.append(Residual(inputs, width, stride, bottleneck=bottleneck))
                 inputs = 4 * width if bottleneck else width
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(inputs, 1000)
+        self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
@@ -68,17 +70,19 @@ class ResNet(nn.Module):
 
 
 class MobileNetV1(nn.Module):
-    """MobileNetV1 (Howard et al. 2017)."""
+    """MobileNetV1 (Howard et al. 2017), of any width."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0, classes: int = 1000) -> None:
         super().__init__()
-        layers, inputs = [_conv(3, 32, 3, 2)], 32
+        inputs = int(32 * scale)
+        layers = [_conv(3, inputs, 3, 2)]
         plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
-        for outputs, stride in (*plan, (1024, 2), (1024, 1)):
+        for full, stride in (*plan, (1024, 2), (1024, 1)):
+            outputs = int(full * scale)
             layers += [_conv(inputs, inputs, 3, stride, inputs), _conv(inputs, outputs, 1)]
             inputs = outputs
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(inputs, 1000)
+        self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
@@ -104,25 +108,26 @@ class Inverted(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2."""
+    """MobileNetV2, of any width."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0, classes: int = 1000) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_conv(3, 32, 3, 2, act="relu6")]
-        inputs = 32
+        inputs, last = int(32 * scale), int(1280 * scale)
+        layers: list[nn.Module] = [_conv(3, inputs, 3, 2, act="relu6")]
         plan = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2))
-        for expand, outputs, count, stride in (
+        for expand, full, count, stride in (
             *plan,
             (6, 96, 3, 1),
             (6, 160, 3, 2),
             (6, 320, 1, 1),
         ):
+            outputs = int(full * scale)
             for block in range(count):
                 layers.append(Inverted(inputs, outputs, 1 if block else stride, expand))
                 inputs = outputs
-        layers.append(_conv(inputs, 1280, 1, act="relu6"))
+        layers.append(_conv(inputs, last, 1, act="relu6"))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(1280, 1000)
+        self.classifier = nn.Linear(last, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
@@ -138,15 +143,16 @@ class Attention(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.heads = heads
+        self.heads, self.size = heads, width // heads
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
-        batch, tokens, width = x.shape
-        parts = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        batch, tokens = x.shape[:2]
+        parts = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, self.size)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = torch.softmax(q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5, -1)
-        x = x + self.out((scores @ v).transpose(1, 2).reshape(batch, tokens, width))
+        scores = torch.softmax(q @ k.transpose(-1, -2) * self.size**-0.5, -1)
+        mixed = (scores @ v).transpose(1, 2).reshape(batch, tokens, self.heads * self.size)
+        x = x + self.out(mixed)
         y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
         return y
 
@@ -154,12 +160,20 @@ class Attention(nn.Module):
 class ViTTiny(nn.Module):
     """ViT-Ti/16 (Touvron et al. 2021), mean over the tokens instead of a class token."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        width: int = 192,
+        heads: int = 3,
+        depth: int = 12,
+        patch: int = 16,
+        size: int = 224,
+        classes: int = 1000,
+    ) -> None:
         super().__init__()
-        self.patch = nn.Conv2d(3, 192, 16, 16)
-        self.place = nn.Parameter(torch.randn(1, 196, 192) * 0.02)
-        self.blocks = nn.Sequential(*[Attention(192, 3) for _ in range(12)])
-        self.norm, self.classifier = nn.LayerNorm(192), nn.Linear(192, 1000)
+        self.patch = nn.Conv2d(3, width, patch, patch)
+        self.place = nn.Parameter(torch.randn(1, (size // patch) ** 2, width) * 0.02)
+        self.blocks = nn.Sequential(*[Attention(width, heads) for _ in range(depth)])
+        self.norm, self.classifier = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""

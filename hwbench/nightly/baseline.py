@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hwbench
-from hwbench import history, pipeline
+from hwbench import history, measure, pipeline
 from hwbench.errors import TargetError, UserError
 from hwbench.nightly import held
 from hwbench.pipeline import Place, Show
@@ -31,6 +31,7 @@ def set_baseline(
     Raises `TargetError` when the device cannot be used or its session is not to be trusted: a
     baseline must not be one of those.
     """
+    measure.probe(target)  # a bench of a device that is not there may predict; a baseline may not
     outcome = pipeline.bench(recipe, target, place, show)
     study = outcome.study
     if not outcome.trusted or study.conditions is None:

@@ -140,13 +140,14 @@ def _candidates(recipe: Recipe, target: TargetProfile, kept: Held) -> list[Candi
 
 
 def _duels(kept: Held, ready: Sequence[Prepared]) -> list[Duel]:
-    found = []
+    found: dict[str, Duel] = {}
     for prepared in ready:
         pinned = kept.model(prepared.candidate.label)
         if pinned is not None and prepared.compiled is not None and prepared.model is not None:
             tonight = Model(prepared.compiled, prepared.model)
-            found.append(Duel(pinned.label, pinned, tonight))
-    return found
+            # Candidates that differ in what their name does not say: the first is watched.
+            found.setdefault(pinned.label, Duel(pinned.label, pinned, tonight))
+    return list(found.values())
 
 
 def _watched(view: Watch, past: History) -> Pair:

@@ -19,7 +19,7 @@ def trends(night: Night, found: History) -> tuple[Trend, ...]:
     """Return the latency of every candidate of the night, and what else is not fine."""
     rows = found.readings
     rows = rows[rows.number > night.number - NIGHTS]
-    drawn = []
+    drawn: list[Trend] = []
     for pair in night.pairs:
         mine = rows[(rows.target == pair.target) & (rows.recipe == pair.recipe)]
         loud = {(r.candidate, r.metric) for r in pair.readings if r.status is not Status.FINE}
@@ -42,6 +42,8 @@ def trends(night: Night, found: History) -> tuple[Trend, ...]:
                     _changes(points),
                 )
             )
+    alarms = {(p.target, p.recipe, r.candidate, r.metric) for p, r in night.alarms}
+    drawn.sort(key=lambda t: (t.target, t.recipe, t.candidate, t.metric) not in alarms)
     return tuple(drawn)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hwbench import stats
-from hwbench.pareto.front import axis_kind, front, usable
+from hwbench.pareto.front import Kind, axis_kind, front, usable
 from hwbench.records import METRICS, Result, Source, Value
 
 PROXY_ERROR = 0.35
@@ -27,7 +27,7 @@ def on_front(results: Sequence[Result], objectives: Sequence[str]) -> dict[str, 
 
     whole = {}
     kinds = {m: axis_kind(results, m) for m in objectives}
-    if any(kind is not None and kind[0] is Source.PREDICTED for kind in kinds.values()):
+    if any(_foretold(metric, kind) for metric, kind in kinds.items()):
         return {}  # no processes, no generations: there is nothing to draw from
     live = [m for m in objectives if kinds[m] is not None]
     for result in results:
@@ -64,7 +64,7 @@ def proxies(results: Sequence[Result], objectives: Sequence[str]) -> tuple[str, 
     labels = {r.candidate.key: r.candidate.label for r in results}
     for metric in objectives:
         kind = axis_kind(results, metric)
-        if kind is None or kind[0] not in _STAND_INS:
+        if kind is None or kind[0] not in _STAND_INS or _foretold(metric, kind):
             continue
         after = front([_loosened(r, metric) for r in results], objectives)
         gained = sorted(labels[k] for k in set(after.members) - set(before.members))
@@ -80,6 +80,11 @@ def proxies(results: Sequence[Result], objectives: Sequence[str]) -> tuple[str, 
             parts.append(f"{_listed(lost)} would owe {_their(lost)} place to it alone")
         said.append(f"{head}, candidate by candidate, {' and '.join(parts)}.")
     return tuple(said)
+
+
+def _foretold(metric: str, kind: Kind | None) -> bool:
+    """Return whether a metric was predicted without a device; what a device predicts is joules."""
+    return kind is not None and kind[0] is Source.PREDICTED and METRICS[metric].unit != "J"
 
 
 def _drawn(value: Value, length: int) -> Sequence[float]:

@@ -16,6 +16,7 @@ from hwbench.pipeline.counted import counted
 from hwbench.pipeline.jobs import Inputs, Prepared, Scored
 from hwbench.pipeline.judge import accuracy, ask_score, failed, split
 from hwbench.pipeline.prepare import prepare
+from hwbench.predict import counts
 from hwbench.records import (
     METRICS,
     Answers,
@@ -90,6 +91,7 @@ def study(
         seconds=seconds,
         notes=(
             first_line(context.target),
+            _model(context.target),
             *(f"the target does not run the backend {name}" for name in left_out),
             *found.notes,
         ),
@@ -101,30 +103,48 @@ def study(
 def _judged(context: Context, ready: Sequence[Prepared]) -> list[Result]:
     data = split(context, "validation")
     scores = _scores(context, ready, data)
-    results = []
-    for index, prepared in enumerate(ready):
-        context.show("score", index / len(ready), prepared.candidate.label)
-        results.append(_result(context, prepared, scores, data))
+    context.show("score", 0.5, "predicting")
+    latencies = _latencies(context, ready)
+    results = [_result(context, p, scores, latencies) for p in ready]
     context.show("score", 1.0, "")
     return results
+
+
+def _latencies(context: Context, ready: Sequence[Prepared]) -> Mapping[str, Value]:
+    """Return the predicted latency of every artifact, by candidate: all by the same model."""
+    core = predict.core_of(context.target)
+    assert core is not None
+    whole = [(p.candidate, p.model, p.compiled) for p in ready if p.model and p.compiled]
+    if counts.lacking(core):
+        return {c.key: predict.value(model, c, core) for c, model, _ in whole}
+    found = counts.count([compiled for _, _, compiled in whole], core)
+    return {c.key: predict.counted(c, found[made.digest], core) for c, _, made in whole}
+
+
+def _model(target: TargetProfile) -> str:
+    """Return in a sentence which model predicts the latencies, and what a better one lacks."""
+    core = predict.core_of(target)
+    assert core is not None
+    lack = counts.lacking(core)
+    if not lack:
+        return "latency is predicted from what the artifacts did under QEMU, counted"
+    return f"latency is predicted from operator classes; the model that counts is not used: {lack}"
 
 
 def _result(
     context: Context,
     prepared: Prepared,
     scores: Mapping[str, tuple[Value, Failure | None]],
-    data: Inputs,
+    latencies: Mapping[str, Value],
 ) -> Result:
     if prepared.compiled is None or prepared.model is None:
         return failed(prepared)
-    core = predict.core_of(context.target)
-    assert core is not None
     compiled, model = prepared.compiled, prepared.model
     score, failure = scores[model.digest]
     failure = failure or _misbuilt(compiled.folder / compiled.entry, context.target)
     found = [
         score,
-        predict.value(model, prepared.candidate, core),
+        latencies[prepared.candidate.key],
         Value("artifact_bytes", float(compiled.artifact_bytes), Source.STATIC),
     ]
     gone = {*context.recipe.objectives, "peak_memory", "energy"}

@@ -62,7 +62,7 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
         # One dense model after the other holds up everything that is pruned from it.
         prepare_seconds=dense + work / place.jobs,
         measure_seconds=min(one * (len(candidates) + 2), spec.max_time),
-        basis=basis,
+        basis=basis + _less(recipe),
         folder=place.reports / recipe.name / target.name,
         files=(
             "config.json",
@@ -78,6 +78,12 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
             "logs/",
         ),
     )
+
+
+def _less(recipe: Recipe) -> str:
+    if recipe.search.strategy == "train_all":
+        return ""
+    return "; latency first trains and measures only what can still win"
 
 
 def _epoch_seconds(cache: Cache, specs: dict[str, CompressionSpec]) -> tuple[float, str]:

@@ -5,6 +5,6 @@ latencies (see `fit`). Where QEMU and an emulated board are installed, `counts` 
 model. docs/prediction.md says how good both are.
 """
 
-from hwbench.predict.price import CORES, Prediction, core_of, predict, value
+from hwbench.predict.price import CORES, Prediction, core_of, counted, predict, value
 
-__all__ = ["CORES", "Prediction", "core_of", "predict", "value"]
+__all__ = ["CORES", "Prediction", "core_of", "counted", "predict", "value"]

@@ -9,7 +9,6 @@ figures of the cores are those of the boards' published data, not fitted; see do
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,23 +73,25 @@ class Counts:
         return sum(len(block) * runs for block, runs in self.runs.items())
 
 
-def missing() -> tuple[str, ...]:
-    """Return which programs of the cycle model are not installed (none: it can be used)."""
-    return tuple(p for p in ("qemu-aarch64", "llvm-mc", "llvm-mca", "gcc") if not shutil.which(p))
+def read(path: Path) -> list[Counts]:
+    """Return what a file of blockcount's says of each stretch between two marks.
 
-
-def read(path: Path) -> Counts:
-    """Return the counts in a file of blockcount's; raises `StageError` when it is not whole."""
+    Raises `StageError` when it is not whole.
+    """
+    found = []
     runs: Counter[Block] = Counter()
-    *lines, last = path.read_text().splitlines() or [""]
-    words = last.split()
-    if words[:2] != ["#", "accesses"] or words[-1] != "complete":
+    words = ["complete"]
+    for line in path.read_text().splitlines():
+        words = line.split()
+        if words[0] != "#":
+            runs[tuple(words[1:])] += int(words[0])
+        elif words[-1] == "complete":
+            numbers = [int(word) for word in words[2:-1]]
+            found.append(Counts(runs, numbers[0], tuple(numbers[1::2])))
+            runs = Counter()
+    if words[-1] != "complete":
         raise StageError("predict", f"{path} was not written to its end")
-    for line in lines:
-        count, *code = line.split()
-        runs[tuple(code)] += int(count)
-    numbers = [int(word) for word in words[2:-1]]
-    return Counts(runs, numbers[0], tuple(numbers[1::2]))
+    return found
 
 
 def cycles(counts: Counts, core: Core, prices: dict[Block, float] | None = None) -> float:

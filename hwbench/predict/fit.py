@@ -150,7 +150,9 @@ def coefficients(data: Mapping[str, Any]) -> Mapping[str, Any]:
         what, seconds = features(data, names), times(data, board, names)
         ratios = seconds / left_out(what, seconds, names)
         low, high = np.quantile(ratios, [0.05, 0.95])
+        counts = _counts_of(data, core, board) if core in data["counts"] else {}
         cores[core] = {
+            **counts,
             "board": data["boards"][board]["title"],
             "arithmetic": data["boards"][board]["arithmetic"],
             "networks": len(names),
@@ -165,6 +167,17 @@ def coefficients(data: Mapping[str, Any]) -> Mapping[str, Any]:
         "licence": data["licence"],
         "cores": cores,
     }
+
+
+def _counts_of(data: Mapping[str, Any], core: str, board: str) -> Mapping[str, Any]:
+    """Return seconds an instruction and a miss of each cache, and the band of the fit."""
+    import numpy as np
+
+    names = [n for n in networks(data, board, int8=True) if n in data["counts"][core]]
+    seconds, what = times(data, board, names), counted(data, core, names)
+    low, high = np.quantile(seconds / left_out(what, seconds, names), [0.05, 0.95])
+    per = [_short(number) for number in fit(what, seconds)]
+    return {"counts": {"seconds_per": per, "low": _short(low), "high": _short(high)}}
 
 
 def _short(number: float) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from hwbench.errors import StageError
 from hwbench.predict import classes
+from hwbench.predict.cycles import Counts
 from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
@@ -45,16 +47,22 @@ def core_of(target: TargetProfile) -> str | None:
     return next((name for name in named if name in CORES), None)
 
 
-def predict(model: OnnxModel, core: str) -> Prediction:
+def predict(
+    model: OnnxModel, core: str, backend: str = "", pattern: str = "unstructured"
+) -> Prediction:
     """Return the predicted time of an ONNX file at batch 1, fp32, one thread.
 
-    Raises `StageError` for a core without published figures, or a file whose shapes stay open.
+    The classes are fitted to ncnn, which is what no `backend` means; another one's kernels have
+    shares of ncnn's time. Where zeros are skipped, `pattern` says how they lie. Raises
+    `StageError` for a core without published figures, or a file whose shapes stay open.
     """
     figures = _figures(core)
-    layers = {
-        name: sum(figures["seconds_per"][kind] * amount for kind, amount in counts.items())
-        for name, counts in classes.by_layer(model).items()
-    }
+    zeros = {layer.name: layer.sparsity for layer in model.layers}
+    layers = {}
+    for name, counts in classes.by_layer(model).items():
+        seconds = sum(figures["seconds_per"][kind] * amount for kind, amount in counts.items())
+        kind = next((kind for kind in classes.MACS if kind in counts), "")
+        layers[name] = seconds * _share(backend, kind, pattern, zeros.get(name, 0.0))
     seconds = sum(layers.values())
     half = figures["arithmetic"] == "fp16"
     # The middle of "as long" and "twice as long", and the band that reaches both.
@@ -62,6 +70,8 @@ def predict(model: OnnxModel, core: str) -> Prediction:
     down = _together(figures["low"], TRANSFER[0], 1 / middle)
     up = _together(figures["high"], TRANSFER[1], middle)
     notes = [f"operator classes fitted to ncnn on {figures['board']}, one thread, fp32"]
+    if backend in _json("prices.json")["prices"]:
+        notes.append(f"what {backend} makes of each class was counted under QEMU for cortex-a72")
     if half:
         notes.append("its published times are fp16's: fp32 lies between those and twice those")
     if seconds < figures["fastest_s"]:
@@ -76,15 +86,57 @@ def predict(model: OnnxModel, core: str) -> Prediction:
     )
 
 
+def has_counts(core: str) -> bool:
+    """Return whether the model that counts was fitted for a core."""
+    return "counts" in _figures(core)
+
+
+def from_counts(counts: Counts, core: str) -> Prediction:
+    """Return the predicted time of an artifact from what it was counted to do.
+
+    Raises `StageError` for a core without published figures.
+    """
+    figures = _figures(core)
+    fitted = figures.get("counts")
+    if fitted is None:
+        raise StageError("predict", f"nothing was fitted to counts for {core}")
+    what = (counts.instructions, *counts.misses)
+    seconds = sum(per * n for per, n in zip(fitted["seconds_per"], what, strict=True))
+    note = (
+        "instructions and cache misses of this very artifact, counted under QEMU; their price "
+        f"fitted to ncnn on {figures['board']}, one thread"
+    )
+    return Prediction(
+        core=core,
+        seconds=seconds,
+        low=seconds * _together(fitted["low"], TRANSFER[0]),
+        high=seconds * _together(fitted["high"], TRANSFER[1]),
+        layers={},
+        notes=(note,),
+    )
+
+
 def value(model: OnnxModel, candidate: Candidate, core: str) -> Value:
     """Return the predicted latency of a candidate with its band, or why there is none."""
+    try:
+        backend, pattern = candidate.backend.kind, candidate.compression.pattern
+        return _said(candidate, lambda: predict(model, core, backend, pattern))
+    except StageError as error:
+        return missing("latency_p50", Source.PREDICTED, error.what)
+
+
+def counted(candidate: Candidate, counts: Counts | StageError, core: str) -> Value:
+    """Return the predicted latency of a candidate from what its artifact was counted to do."""
+    if isinstance(counts, StageError):
+        return missing("latency_p50", Source.PREDICTED, counts.what)
+    return _said(candidate, lambda: from_counts(counts, core))
+
+
+def _said(candidate: Candidate, find: Callable[[], Prediction]) -> Value:
     refused = _refused(candidate)
     if refused:
         return missing("latency_p50", Source.PREDICTED, refused)
-    try:
-        found = predict(model, core)
-    except StageError as error:
-        return missing("latency_p50", Source.PREDICTED, error.what)
+    found = find()
     return Value(
         "latency_p50",
         found.seconds,
@@ -103,20 +155,31 @@ def _refused(candidate: Candidate) -> str:
         return f"{candidate.threads} threads are not predicted: they would be 20 to 30 % off"
     if candidate.batch != 1:
         return "only batch 1 is predicted"
-    if candidate.backend.kind == "tvm_sparse":
-        return "the sparse kernels have no prices for this core yet"
     return ""
 
 
+def _share(backend: str, kind: str, pattern: str, sparsity: float) -> float:
+    """Return what a backend takes for a layer, as a share of ncnn's time for the dense one."""
+    prices = _json("prices.json")["prices"].get(backend, {}).get(kind)
+    if prices is None:
+        return 1.0
+    steps = {**prices["dense"], **prices.get(pattern, prices.get("unstructured", {}))}
+    known = sorted((float(at), share) for at, share in steps.items())
+    for (left, a), (right, b) in itertools.pairwise(known):
+        if sparsity <= right:
+            return float(a + (b - a) * (sparsity - left) / (right - left))
+    return float(known[-1][1])
+
+
 @functools.cache
-def _coefficients() -> Mapping[str, Any]:
-    text = resources.files("hwbench.predict").joinpath("coefficients.json").read_text()
+def _json(name: str) -> Mapping[str, Any]:
+    text = resources.files("hwbench.predict").joinpath(name).read_text()
     found: Mapping[str, Any] = json.loads(text)
     return found
 
 
 def _figures(core: str) -> Mapping[str, Any]:
-    cores: Mapping[str, Any] = _coefficients()["cores"]
+    cores: Mapping[str, Any] = _json("coefficients.json")["cores"]
     if core not in cores:
         raise StageError(
             "predict", f"no published times for {core or 'this core'}", expected=", ".join(cores)

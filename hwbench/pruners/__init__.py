@@ -16,5 +16,6 @@ def for_pattern(pattern: str) -> str:
             return name
     raise UserError(
         f"no pruner makes the pattern {pattern!r}",
-        expected="channel, unstructured, N:M such as 2:4, or NxM such as 4x1",
+        expected="channel, filter, neuron, mlp, head, depth, unstructured, N:M such as 2:4, or "
+        "NxM such as 4x1",
     )

@@ -20,7 +20,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from hwbench.errors import StageError
-from hwbench.pruners._criteria import lamp
+from hwbench.pruners._criteria import POOLED, lamp
+from hwbench.pruners._heads import recognised
 from hwbench.pruners._layers import evaluating, find_ends, run
 from hwbench.pruners._masks import check_ratios, evidence_on
 
@@ -46,8 +47,9 @@ _FOREIGN = (
 class Graph:
     """The dependency groups of a model, and the cuts made through them."""
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, pattern: str = "channel") -> None:
         """Trace the model; raises `StageError` when torch-pruning cannot."""
+        self._pattern = pattern
         self.notes: list[str] = []
         self._names = {module: name for name, module in model.named_modules()}
         self._model = model
@@ -87,6 +89,13 @@ class Graph:
     def _prunable(self, classifier: str | None) -> list[Any]:
         ignored = [self._model.get_submodule(classifier)] if classifier else []
         found, attention = [], set()
+        heads = recognised(self._model)
+        inner = {linear for layer in heads for linear in layer.projections}
+        if heads:
+            self.notes.append(
+                "the widths inside attention are left to the pattern head: "
+                + ", ".join(layer.name for layer in heads)
+            )
         for group in self._graph.get_all_groups(
             ignored_layers=ignored, root_module_types=[*_ROOTS]
         ):
@@ -96,7 +105,11 @@ class Graph:
                 if isinstance(dep.target.module, nn.MultiheadAttention)
             }
             attention |= tied
-            if not tied:
+            within = any(
+                dep.target.module in inner and "out_channels" in dep.handler.__name__
+                for dep, _ in group
+            )
+            if not tied and not within and _is(self._pattern, group):
                 found.append(group)
         attention |= {n for m, n in self._names.items() if isinstance(m, nn.MultiheadAttention)}
         if attention:
@@ -105,6 +118,34 @@ class Graph:
                 + ", ".join(sorted(attention))
             )
         return found
+
+
+KINDS: Mapping[str, str] = {
+    "channel": "a convolution or linear layer that does not make the output",
+    "filter": "a convolution that does not make the output",
+    "neuron": "a linear layer that does not make the output",
+    "mlp": "a hidden width between two linear layers",
+}
+"""What each pattern removes the channels of."""
+
+
+def _is(pattern: str, group: Any) -> bool:
+    """Return whether a group is of the kind that a pattern removes channels from."""
+    root = group[0].dep.target.module
+    if pattern == "filter":
+        return isinstance(root, nn.modules.conv._ConvNd)
+    if pattern == "neuron":
+        return isinstance(root, nn.Linear)
+    if pattern == "mlp":
+        modules = [dep.target.module for dep, _ in group]
+        # A bare parameter (a place embedding) has a width too, and is no layer.
+        heavy = [
+            m
+            for m in modules
+            if not isinstance(m, nn.Module) or next(m.parameters(recurse=False), None) is not None
+        ]
+        return [isinstance(m, nn.Linear) for m in heavy] == [True, True] and heavy[0] is root
+    return True
 
 
 _ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
@@ -297,9 +338,6 @@ def _pooled(
     return total / mean if mean > 0 else total
 
 
-POOLED = ("taylor", "hessian", "movement")
-"""Criteria from data that a channel takes as the sum over its weights."""
-
 _SCORED: Mapping[str, Callable[[], Any]] = {
     "l1": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
     "l2": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
@@ -352,7 +390,7 @@ def _beyond(what: str) -> StageError:
         "compress",
         f"torch-pruning cannot cut this model by channels: {what}",
         expected="a model without channel shuffles, windows or hard-coded widths",
-        mend="take unstructured, N:M or block pruning, or read widths from the tensors",
+        mend="take head, mlp, unstructured, N:M or block pruning, or read widths from the tensors",
     )
 
 

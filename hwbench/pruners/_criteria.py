@@ -84,3 +84,6 @@ FROM_DATA: Mapping[str, FromData] = {
     "wanda": wanda,
 }
 """Those that need training samples."""
+
+POOLED = ("taylor", "hessian", "movement")
+"""Of these, the ones that channels, heads and blocks take as the sum or mean over their weights."""

@@ -59,7 +59,6 @@ def find_ends(model: nn.Module, example: Tensor) -> Ends:
 
     def note(name: str) -> object:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            output = output[0] if isinstance(output, tuple) else output
             if isinstance(output, Tensor):
                 calls.append((name, output.shape))
 
@@ -68,7 +67,7 @@ def find_ends(model: nn.Module, example: Tensor) -> Ends:
     handles = [
         module.register_forward_hook(note(name))  # type: ignore[arg-type]
         for name, module in model.named_modules()
-        if isinstance(module, (*_CONVOLUTIONS, nn.Linear, nn.LSTM, nn.GRU, nn.RNN))
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear))
     ]
     try:
         shape = run(model, example).shape

@@ -1,5 +1,8 @@
 """The pattern ``channel``: whole channels leave, and every layer that touches them shrinks.
 
+``filter`` is the same for the channels of convolutions alone, ``neuron`` for those of linear
+layers, ``mlp`` for hidden units between exactly two linear layers (a transformer's MLP width).
+
 Which layers hang together is found by torch-pruning's dependency graph (Fang et al. 2023,
 "DepGraph"). A group's channels are ranked by their norm over the whole group (``l1``, ``l2``: Li et
 al. 2017), by that norm over the larger ones (``lamp``), by the scale of their batch norm
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING
 from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners._masks import check_offer
+from hwbench.records import CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,14 +63,14 @@ class ChannelPruner:
 
     @staticmethod
     def accepts(pattern: str) -> bool:
-        """Return whether the pattern is ``channel``."""
-        return pattern == "channel"
+        """Return whether the pattern is one of those that remove channels."""
+        return pattern in CHANNELS
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return the first layer of every group of channels that can leave, and its width."""
         from hwbench.pruners import _channels
 
-        return _channels.Graph(copy.deepcopy(model), example).widths()
+        return _channels.Graph(copy.deepcopy(model), example, spec.pattern).widths()
 
     def prune(
         self,
@@ -90,14 +94,14 @@ class ChannelPruner:
 
         check_offer(spec, self.criteria, self.scopes, sparsity)
         own = copy.deepcopy(model)
-        graph = _channels.Graph(own, example)
+        graph = _channels.Graph(own, example, spec.pattern)
         bounds = (self.options.min_width, self.options.max_ratio)
         widths = [_channels.width(group, own, spec, bounds, evidence) for group in graph.groups]
         if not widths:
             raise StageError(
                 "compress",
-                "the model has nothing to prune by channels",
-                expected="a convolution or linear layer that does not make the output",
+                f"the model has nothing to prune by the pattern {spec.pattern}",
+                expected=_channels.KINDS[spec.pattern],
                 mend="; ".join(graph.notes),
             )
         keep = _channels.kept(widths, sparsity, spec)

@@ -61,6 +61,7 @@ from hwbench.records.plain import digest, file_digest, from_json, to_json
 from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
+    CHANNELS,
     LAST,
     Candidate,
     CompressionSpec,
@@ -76,6 +77,7 @@ from hwbench.records.specs import (
 
 __all__ = [
     "ALARMS",
+    "CHANNELS",
     "LAST",
     "METRICS",
     "Answers",

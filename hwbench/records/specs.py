@@ -54,6 +54,9 @@ Healing = Literal["finetune", "bn", "distill"]
 Ticket = Literal["winning", "random"]
 Precision = Literal["fp32", "int8"]
 
+CHANNELS = ("channel", "filter", "neuron", "mlp")
+"""Patterns that remove channels: any, those of convolutions, of linear layers, of MLPs alone."""
+
 LAST = 2 / 3
 """Share of the recovery after which, unless told otherwise, nothing more is pruned."""
 
@@ -62,9 +65,10 @@ LAST = 2 / 3
 class CompressionSpec:
     """Everything that decides a set of weights.
 
-    ``pattern`` is ``dense``, ``channel``, ``unstructured``, ``N:M`` (N kept of M) or ``NxM``
-    (blocks of N output by M input channels). ``sparsity`` is the share of *channels* removed
-    for ``channel`` and the share of *weights* that are zero for every other pattern.
+    ``pattern`` is ``dense``, one of `CHANNELS`, ``head`` (of attention), ``depth`` (whole
+    residual blocks), ``unstructured``, ``N:M`` (N kept of M) or ``NxM`` (blocks of N output by M
+    input channels). ``sparsity`` is the share of *channels* (heads, blocks) removed for those and
+    the share of *weights* that are zero for the others.
     ``options`` are those of the pruner that makes the pattern.
 
     With the scope ``vector``, ``ratios`` gives the share of each layer by name (a layer that is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hwbench.records import METRICS, Result, Study, Value
+from hwbench.records import METRICS, Result, Source, Study, Value
 from hwbench.report import look
 
 
@@ -136,7 +136,9 @@ def promised(study: Study) -> Plane:
             continue
         ratio = base.value / own.value
         dy = None
-        if result is not dense and own.low and own.high and base.low and base.high:
+        # The band of a prediction is common to both, and no interval of their ratio.
+        known = own.source is not Source.PREDICTED
+        if known and result is not dense and own.low and own.high and base.low and base.high:
             dy = (ratio - base.low / own.high, base.high / own.low - ratio)
         points.append(Point(result, whole / work, ratio, dy=dy))
     why = "" if points else "no candidate has its latency and MACs as well as its dense model's"

@@ -63,7 +63,13 @@ def test_scores(study: Study) -> list[tuple[str, str]]:
     """Return the scores on the test split, read once after the choice: (which model, score)."""
     names = {r.candidate.key: r.candidate.label for r in study.results}
     scores = study.decision.test.items()
-    return [(names.get(role, role), units.describe(value)) for role, value in scores]
+    return [(names.get(role, role), _sourced(value)) for role, value in scores]
+
+
+def _sourced(value: Value) -> str:
+    """Return a value as it is said in a sentence: with its source, unless it was measured."""
+    text = units.describe(value)
+    return text if value.source is Source.MEASURED else f"{text} ({value.source})"
 
 
 def decision_markdown(study: Study) -> str:

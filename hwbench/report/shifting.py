@@ -57,7 +57,9 @@ def guideline(study: Study) -> str:
         nominal = potential(study, group, _NOMINAL)
         shifted = potential(study, group, worst)
         if shifted < nominal:
-            lost.append(f"{method} from {nominal:.0%} to {shifted:.0%} at severity {worst}")
+            least = min(spec.sparsity for spec, _ in group)
+            to = f"to {shifted:.0%}" if shifted else f"to below {least:.0%}, the least tried,"
+            lost.append(f"{method} from {nominal:.0%} {to} at severity {worst}")
     if not study.shift:
         return ""
     if lost:

@@ -10,7 +10,7 @@ from hwbench.records import METRICS, Pair, Status, Trend, TrendPoint
 from hwbench.report import look
 
 _WIDTH, _HEIGHT = 720, 170
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 8, 12, 26
 _LOUD = {Status.WORSE: "#b42318", Status.LOST: "#b42318", Status.CREEP: "#b45309",
          Status.BETTER: "#0f6b46", Status.UNCONFIRMED: "#8a9099"}  # fmt: skip
 _MOST_LINES = 8
@@ -67,11 +67,13 @@ def _frame(place: _Place, trend: Trend) -> Iterator[str]:
         yield (
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}" stroke="#aab2bd"{dash}/>'
         )
-        text = "1" if ratio == 1.0 else f"{(ratio - 1) * 100:+.0f} %"
+        if ratio > 1.0 and place.y(1.0) - y < 20:
+            continue  # the two labels would lie on each other
+        text = "baseline" if ratio == 1.0 else f"{(ratio - 1) * 100:+.0f} %"
         yield f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>'
     for ratio in (place.low, place.high):
         y = place.y(ratio)
-        if min(abs(y - place.y(r)) for r in (1.0, 1.0 + trend.floor)) > 14:
+        if min(abs(y - place.y(r)) for r in (1.0, 1.0 + trend.floor)) > 20:
             text = f"{(ratio - 1) * 100:+.0f} %"
             yield f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>'
     for index in sorted({0, len(trend.points) - 1}):

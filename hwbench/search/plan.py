@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwbench.backends import precisions
 from hwbench.errors import UserError
 from hwbench.records import (
+    CHANNELS,
     Candidate,
     CompressionSpec,
     ExportSpec,
@@ -88,7 +89,7 @@ def _compression(
     recipe: Recipe, target: TargetProfile, method: Method, sparsity: float, seed: int
 ) -> CompressionSpec:
     # Weights do not depend on the target unless whole channels go: then they are shared.
-    multiple = target.channel_multiple if method.pattern == "channel" else 1
+    multiple = target.channel_multiple if method.pattern in CHANNELS else 1
     return CompressionSpec(
         workload=recipe.workload,
         train=recipe.train,

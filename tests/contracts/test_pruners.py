@@ -10,12 +10,27 @@ from torch import nn
 
 from hwbench import pruners, registry
 from hwbench.errors import StageError, UserError
+from hwbench.kernels.zoo import ViTTiny
 from hwbench.protocols import Pruner
+from hwbench.pruners import _blocks, _heads
 from hwbench.records import CompressionSpec, to_json
 from hwbench.workloads._resnet8 import ResNet8
 from tests import nets
 
-PATTERNS = ("dense", "channel", "unstructured", "2:4", "1:4", "4x1", "1x4", "2x1", "3x5")
+PATTERNS = (
+    "dense",
+    "channel",
+    "filter",
+    "head",
+    "depth",
+    "unstructured",
+    "2:4",
+    "1:4",
+    "4x1",
+    "1x4",
+    "2x1",
+    "3x5",
+)
 
 
 def _cases() -> list[tuple[str, str, str, str]]:
@@ -45,7 +60,7 @@ def _spec(pattern: str, criterion: str, scope: str, wanted: float, **more: Any) 
     if scope != "vector":
         return spec
     pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
-    layers = pruner.layers(_model(), nets.images(1, 16), spec)
+    layers = pruner.layers(_model(pattern), nets.images(1, 16), spec)
     assert sum(layers.values()) > 0
     return dataclasses.replace(spec, ratios=dict.fromkeys(layers, wanted))
 
@@ -62,7 +77,15 @@ def _own_sparsity(pattern: str) -> float:
     return 0.5
 
 
-def _model() -> nn.Module:
+def _model(pattern: str = "") -> nn.Module:
+    """Return a ResNet-8; a small ViT for what only transformers and deep nets have."""
+    torch.manual_seed(0)
+    if pattern in ("head", "depth"):
+        return ViTTiny(32, 4, 4, 8, 16, 10).eval()
+    return _resnet()
+
+
+def _resnet() -> nn.Module:
     torch.manual_seed(0)
     return nets.warmed(ResNet8(3, 10, (16, 32, 64), 2), nets.images(16, 16))
 
@@ -87,7 +110,7 @@ def test_nonsense_is_no_pattern(pattern: str) -> None:
 @pytest.mark.parametrize(("name", "pattern", "criterion", "scope"), CASES)
 def test_the_contract(name: str, pattern: str, criterion: str, scope: str) -> None:
     pruner: Pruner = registry.create("pruners", name)
-    model, example = _model(), nets.images(1, 16)
+    model, example = _model(pattern), nets.images(1, 16)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
     wanted = _own_sparsity(pattern)
@@ -109,7 +132,7 @@ def test_the_contract(name: str, pattern: str, criterion: str, scope: str) -> No
 
     # The structure is plain JSON, and enough to load the weights into a fresh model.
     structure = json.loads(json.dumps(to_json(made.structure)))
-    restored = pruner.restore(_model(), example, structure)
+    restored = pruner.restore(_model(pattern), example, structure)
     restored.load_state_dict(made.model.state_dict())
     inputs = nets.images(5, 16)
     assert torch.equal(restored.eval()(inputs), made.model.eval()(inputs))
@@ -123,7 +146,12 @@ def _reaches(
         assert not masks
         ours, theirs = dense.state_dict(), pruned.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    elif pattern == "channel":
+    elif pattern == "head":
+        assert [(a.heads, a.dense) for a in _heads.find(dense)] == [(4, 4)] * 4
+        assert sum(a.heads for a in _heads.find(pruned)) == 8
+    elif pattern == "depth":
+        assert len(_blocks.removed(pruned)) == 2
+    elif pattern in ("channel", "filter"):
         counts = [sum(p.numel() for p in m.parameters()) for m in (dense, pruned)]
         # A share p of the channels takes about 1 - (1-p)² of the parameters.
         assert 1 - counts[1] / counts[0] == pytest.approx(1 - (1 - wanted) ** 2, abs=0.08)
@@ -201,7 +229,7 @@ def test_random_differs_with_the_seed() -> None:
             wanted = _own_sparsity(pattern)
             made = [
                 pruner.prune(
-                    _model(),
+                    _model(pattern),
                     nets.images(1, 16),
                     nets.spec(pattern, criterion, scope, wanted, seed=seed),
                     wanted,
@@ -209,7 +237,9 @@ def test_random_differs_with_the_seed() -> None:
                 for seed in (1, 2)
             ]
             states = [m.model.state_dict() for m in made]
-            same_shape = all(states[0][key].shape == states[1][key].shape for key in states[0])
+            same_shape = states[0].keys() == states[1].keys() and all(
+                states[0][key].shape == states[1][key].shape for key in states[0]
+            )
             assert not same_shape or any(
                 not torch.equal(states[0][key], states[1][key]) for key in states[0]
             )

@@ -1,4 +1,5 @@
-/* Loads layer.so without TVM's runtime, feeds it N.bin and writes the last argument to y.bin. */
+/* main FUNCTION KIND,SIZE,...: calls a function of layer.so without TVM's runtime. Argument N is
+   N.bin, of kind f or i (32 bits) and of these sizes; the last one is written to y.bin. */
 #include <dlfcn.h>
 #include <dlpack/dlpack.h>
 #include <stdio.h>
@@ -7,6 +8,7 @@
 #include <tvm/ffi/c_api.h>
 
 #define MOST 24
+#define DEEPEST 8
 
 void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
   fprintf(stderr, "%s: ", kind);
@@ -41,10 +43,11 @@ static void *contents(int number, size_t *bytes) {
 
 int main(int argc, char **argv) {
   static DLTensor tensors[MOST];
-  static int64_t shapes[MOST], one = 1;
+  static int64_t shapes[MOST][DEEPEST], strides[MOST][DEEPEST];
   TVMFFIAny arguments[MOST], result;
   size_t bytes = 0;
-  int count = strlen(argv[1]);
+  char symbol[200];
+  int count = argc - 2;
   void *library = dlopen("./layer.so", RTLD_NOW);
   if (!library || count > MOST) {
     fprintf(stderr, "%s\n", library ? "too many arguments" : dlerror());
@@ -59,17 +62,21 @@ int main(int argc, char **argv) {
   for (int i = 0; i < count; ++i) {
     tensors[i].data = contents(i, &bytes);
     tensors[i].device.device_type = kDLCPU;
-    tensors[i].ndim = 1;
-    shapes[i] = bytes / 4;
-    tensors[i].shape = &shapes[i];
-    tensors[i].strides = &one;
-    tensors[i].dtype.code = argv[1][i] == 'f' ? kDLFloat : kDLInt;
+    int depth = 0;
+    for (char *at = strchr(argv[i + 2], ','); at && depth < DEEPEST; at = strchr(at, ','))
+      shapes[i][depth++] = strtoll(++at, &at, 10);
+    for (int64_t d = depth - 1, step = 1; d >= 0; step *= shapes[i][d--]) strides[i][d] = step;
+    tensors[i].ndim = depth;
+    tensors[i].shape = shapes[i];
+    tensors[i].strides = strides[i];
+    tensors[i].dtype.code = argv[i + 2][0] == 'f' ? kDLFloat : kDLInt;
     tensors[i].dtype.bits = 32;
     tensors[i].dtype.lanes = 1;
     arguments[i].type_index = kTVMFFIDLTensorPtr;
     arguments[i].v_ptr = &tensors[i];
   }
-  TVMFFISafeCallType layer = (TVMFFISafeCallType)dlsym(library, "__tvm_ffi_layer");
+  snprintf(symbol, sizeof symbol, "__tvm_ffi_%s", argv[1]);
+  TVMFFISafeCallType layer = (TVMFFISafeCallType)dlsym(library, symbol);
   if (!layer || layer(0, arguments, count, &result)) return 2;
   FILE *file = fopen("y.bin", "wb");
   if (fwrite(tensors[count - 1].data, 1, bytes, file) != bytes) return 6;

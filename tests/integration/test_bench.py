@@ -43,14 +43,14 @@ def test_a_run_leaves_what_the_readme_promises(house: House) -> None:
     ):
         assert (latest / name).stat().st_size > 50, name
     assert {p.name for p in (latest / "logs").iterdir()} >= {"hand-1.txt"}
-    assert len((latest / "results.jsonl").read_text().splitlines()) == 3, "one a candidate"
+    assert len((latest / "results.jsonl").read_text().splitlines()) == 4, "one a candidate"
     with (latest / "results.csv").open() as stream:
-        assert len(list(csv.DictReader(stream))) == 3
+        assert len(list(csv.DictReader(stream))) == 4
 
 
 def test_every_number_has_a_source_and_every_gap_a_reason(house: House) -> None:
     results = house.results()
-    assert len(results) == 3
+    assert len(results) == 4
     for result in results:
         assert result["failure"] is None
         for metric in ("top1", "latency_p50", "peak_memory", "macs", "sparsity"):
@@ -145,7 +145,7 @@ def test_pick_and_report_and_export_and_list_need_no_measuring(
 def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
     house = House.build(tmp_path)
     plan = json.loads(house.run("bench", "--recipe", "smoke", "--dry-run", "--json").stdout)
-    assert len(plan["candidates"]) == 3
+    assert len(plan["candidates"]) == 4
     assert plan["trainings"] == 3
     assert plan["trainings_cached"] == 0
     assert plan["prepare_seconds"] > 0

@@ -66,13 +66,14 @@ class Desk:
                 found[json.loads(line)["of"]] = line
         return found
 
-    def interrupted(self, at: str) -> Iterator[subprocess.Popen[str]]:
-        """Yield a fresh bench when it says `at`."""
+    def interrupted(self) -> Iterator[subprocess.Popen[str]]:
+        """Yield a fresh bench that is in the middle of its session on the board."""
         with self.house.start("bench", *ARGUMENTS, "--fresh") as running:
             assert running.stderr is not None
-            for line in running.stderr:
-                if at in line:
-                    break
+            said = ""
+            while "measure on the target" not in said:
+                said = running.stderr.readline()
+                assert said, "it ended before it measured"
             yield running
 
 
@@ -116,7 +117,7 @@ def test_nothing_from_it_passes_as_measured(desk: Desk) -> None:
 
 
 def test_sshd_killed_in_the_middle_is_a_pause(desk: Desk) -> None:
-    for running in desk.interrupted("[2/5]"):
+    for running in desk.interrupted():
         assert emulated.cut(desk.board) >= 1
         _, said = running.communicate(timeout=300)
         assert running.returncode == 0, said
@@ -124,7 +125,7 @@ def test_sshd_killed_in_the_middle_is_a_pause(desk: Desk) -> None:
 
 
 def test_a_board_that_restarts_ends_in_exit_3_and_the_same_command_goes_on(desk: Desk) -> None:
-    for running in desk.interrupted("[2/5]"):
+    for running in desk.interrupted():
         desk.restart()
         _, said = running.communicate(timeout=300)
         assert running.returncode == 3, said
@@ -208,7 +209,7 @@ def test_delayed_replies_change_nothing(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_a_host_that_is_killed_leaves_nothing_running_there(desk: Desk) -> None:
-    for running in desk.interrupted("[2/5]"):
+    for running in desk.interrupted():
         os.killpg(running.pid, signal.SIGKILL)
     connection = config.load_target(str(desk.house.folder / "targets/board.yaml")).connection
     assert connection is not None

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from hwbench import registry
 from hwbench.measure import worker_zip
 from hwbench.records import OnnxModel
 from tests import artifacts, emulated
@@ -75,11 +76,15 @@ def test_a_cortex_a72_answers_as_this_machine_does(board: Path, tmp_path: Path) 
     for kind, options in BACKENDS.items():
         made = artifacts.compiled(model, artifacts.candidate(kind, options), tmp_path / kind)
         jobs[kind] = (options, made.entry)
+        script = registry.create("backends", kind, options).script(f"{kind}/{made.entry}", made)
+        (tmp_path / f"run-{kind}.py").write_text(script)
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     worker = worker_zip(tmp_path / "worker.zip")
     site = f"{board}/root/opt/hwbench"
     done = qemu(board, site, "-c", THERE, str(worker), str(tmp_path))
     assert done.returncode == 0, done.stderr
+    shipped = qemu(board, site, str(tmp_path / "run-tvm.py"))
+    assert shipped.returncode == 0, "the shipped script needs no compiler: " + shipped.stderr
     why, identity = json.loads(done.stdout.splitlines()[-1])
     assert why, "an emulated process knows that it is one, without being told"
     assert identity["machine"] == "aarch64"

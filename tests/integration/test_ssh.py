@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from hwbench import config, registry
-from hwbench.connections import ssh
+from hwbench.connections import _link, ssh
 from hwbench.errors import TargetError, UserError
 from tests.loopback import Loopback, serving
 
@@ -159,6 +160,14 @@ def test_a_wrong_key_is_said_with_its_mend(
 def test_what_is_no_host_never_reaches_ssh(host: str, server: Loopback) -> None:
     with pytest.raises(UserError, match="no host"):
         opened(server, host=host)
+
+
+def test_the_users_own_rules_for_host_keys_hold(server: Loopback) -> None:
+    words = _link.command("board", ["true"], port=0, config="", patience=5)
+    assert not [w for w in words if "HostKey" in w or "KnownHosts" in w]
+    assert "BatchMode=yes" in words
+    odd = ["echo", "a b", "$(touch x)", "'; touch x"]
+    assert shlex.split(_link.command("board", odd, port=0, config="", patience=5)[-1]) == odd
 
 
 def test_names_are_quoted_and_stay_inside(server: Loopback, tmp_path: Path) -> None:

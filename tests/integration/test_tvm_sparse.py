@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +14,7 @@ import pytest
 
 from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.kernels import bench, build, choose, encode, graph, layouts, lower, problem
-from hwbench.kernels.template import Epilogue
+from hwbench.kernels import bench, build, choose, graph, lower
 from tests.unit.test_kernels import block
 
 
@@ -66,62 +65,62 @@ MAIN = Path(__file__).parent / "kernel_main.c"
 
 
 @pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76"])
-def test_right_on_an_emulated_core(cpu: str, tmp_path: Path) -> None:
-    """One kernel, called through TVM's C interface, under qemu: NEON code gives the numbers."""
+def test_a_network_is_right_on_an_emulated_core(cpu: str, tmp_path: Path) -> None:
+    """Every function of a residual network runs as NEON code under qemu, in the network's order."""
     gcc, qemu = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     if gcc is None or qemu is None:
         pytest.skip("needs gcc-aarch64-linux-gnu and qemu-user")
     import tvm
     import tvm_ffi
+    from tvm import relax
 
-    rng = np.random.default_rng(0)
-    channels, rows, size = 6, 13, 11
+    model, x = block(np.random.default_rng(0), 16, 5)
+    onnx.save(model, str(tmp_path / "m.onnx"))
     made = build.machine(cpu, "aarch64-linux-gnu")
-    layout = layouts.Planar.of(size, size, made.lanes, 1)
-    window = layouts.Window((3, 3), pads=(1, 1, 1, 1))
-    weights = rng.standard_normal((rows, channels, 3, 3))
-    weights *= rng.random(weights.shape) < 0.3
-    matrix = weights.reshape(rows, -1).astype(np.float32)
-    taps = [layout.tap(*tap) for tap in window.taps]
-    offsets = np.add.outer(np.arange(channels) * layout.plane, taps)
-    asked = problem.Problem(
-        layout, layout, window, offsets.reshape(-1), matrix,
-        rng.standard_normal(rows).astype(np.float32), 8 * layout.plane, 1,
-        Epilogue(activation="clip", low=0.0),
-    )  # fmt: skip
-    config = choose.Chooser(made)(asked)
-    kernel = problem.kernel(asked, config, "layer")
-    image = rng.standard_normal((channels, size, size)).astype(np.float32)
-    x = np.zeros((8, layout.plane), np.float32)
-    x[:channels][:, layout.index()] = image
-    arrays = [x.reshape(-1), *kernel.constants, np.zeros(asked.y_size, np.float32)]
+    graphed = graph.read(tmp_path / "m.onnx", len(x))
+    lowered = lower.lower(graphed, made, choose.Chooser(made))
+    assert "sparse" in {layer.form for layer in lowered.layers}
+    module = build.prepare(lowered.module, None, made)
+    # What TVM fused is private to the module until it has a symbol of its own.
+    kernels = {
+        v: f.with_attr("global_symbol", str(v.name_hint))
+        for v, f in module.functions.items()
+        if isinstance(f, tvm.tirx.PrimFunc)
+    }
     with made.target:
-        library = tvm.compile(tvm.IRModule({"layer": kernel.function}), target=made.target)
+        library = tvm.compile(tvm.IRModule(kernels), target=made.target)
     library.export_library(str(tmp_path / "layer.so"), cc=gcc)
-    for number, array in enumerate(arrays):
-        array.tofile(tmp_path / f"{number}.bin")
     include = Path(tvm_ffi.__file__).parent / "include"
     subprocess.run(
         [gcc, "-O1", f"-I{include}", "-rdynamic", str(MAIN), "-ldl", "-o", str(tmp_path / "main")],
         check=True,
     )
-    kinds = "".join("i" if a.dtype == np.int32 else "f" for a in arrays)
-    subprocess.run(
-        [qemu, "-cpu", cpu if cpu == "cortex-a72" else "max", "-L", "/usr/aarch64-linux-gnu",
-         str(tmp_path / "main"), kinds],
-        check=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]},
-    )  # fmt: skip
-    y = np.fromfile(tmp_path / "y.bin", np.float32).reshape(-1, layout.plane)
-    found = y[:rows][:, layout.index()]
-    import torch
+    emulated = [qemu, "-cpu", cpu if cpu == "cortex-a72" else "max", "-L", "/usr/aarch64-linux-gnu"]
 
-    expected = torch.relu(
-        torch.nn.functional.conv2d(
-            torch.from_numpy(image)[None],
-            torch.from_numpy(matrix.reshape(weights.shape)),
-            torch.from_numpy(asked.bias),
-            padding=1,
-        )
-    )[0].numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    assert encode.encode(matrix, offsets.reshape(-1), 54).stored == np.count_nonzero(matrix)
+    def run(variable: Any, inputs: list[np.ndarray]) -> np.ndarray:
+        """Return what one function answers on the emulated core."""
+        result = module[variable].params[-1]
+        empty = np.zeros([int(n) for n in result.shape], str(result.dtype))
+        arrays = [*inputs, empty]
+        for number, array in enumerate(arrays):
+            array.tofile(tmp_path / f"{number}.bin")
+        kinds = [",".join([a.dtype.kind, *map(str, a.shape)]) for a in arrays]
+        name = str(variable.name_hint)
+        subprocess.run([*emulated, str(tmp_path / "main"), name, *kinds], check=True, cwd=tmp_path)
+        return np.fromfile(tmp_path / "y.bin", empty.dtype).reshape(empty.shape)
+
+    main = module["main"]
+    values = {main.params[0]: x}
+    calls = 0
+    for binding in main.body.blocks[0].bindings:
+        call = binding.value
+        if not isinstance(call, relax.Call):
+            values[binding.var] = values[call]
+            continue
+        assert call.op.name == "relax.call_tir"
+        given = [values[a] if a in values else a.value.numpy() for a in call.args[1].fields]
+        values[binding.var] = run(call.args[0], given)
+        calls += 1
+    assert calls > 8
+    expected = ort.InferenceSession(str(tmp_path / "m.onnx")).run(None, {"x": x})[0]
+    np.testing.assert_allclose(values[main.body.body], expected, rtol=1e-4, atol=1e-5)

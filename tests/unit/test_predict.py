@@ -12,8 +12,9 @@ import pytest
 
 from hwbench import predict
 from hwbench.errors import StageError
+from hwbench.pareto import compare
 from hwbench.predict import classes, cycles, fit, validate
-from hwbench.records import OnnxModel, Source
+from hwbench.records import Layer, OnnxModel, Source, Value
 from tests import artifacts
 
 
@@ -120,9 +121,33 @@ def test_an_unknown_core_is_refused(model: OnnxModel) -> None:
 def test_counts_are_read_and_a_broken_file_is_not(tmp_path: Path) -> None:
     path = tmp_path / "counts.txt"
     path.write_text("10 8b000000 d65f03c0\n3 8b000000\n# accesses 7 2 1 1 0 complete\n")
-    found = cycles.read(path)
+    (found,) = cycles.read(path)
     assert found.instructions == 23
     assert found.misses == (2, 1)
     path.write_text("10 8b000000 d65f03c0\n")
     with pytest.raises(StageError, match="to its end"):
         cycles.read(path)
+
+
+def test_zeros_pay_where_they_are_skipped_and_nowhere_else(model: OnnxModel) -> None:
+    names = classes.by_layer(model)
+    nine_of_ten = [Layer(name, "Conv", (8, 8, 3, 3), 1, 100, 10, 100) for name in names]
+    sparse = dataclasses.replace(model, layers=tuple(nine_of_ten))
+
+    def seconds(of: OnnxModel, backend: str, pattern: str = "unstructured") -> float:
+        return predict.predict(of, "cortex-a72", backend, pattern).seconds
+
+    assert seconds(sparse, "onnxruntime") == seconds(model, "onnxruntime")
+    assert seconds(sparse, "tvm_sparse") < 0.6 * seconds(model, "tvm_sparse")
+    assert seconds(sparse, "tvm_sparse", "4x1") != seconds(sparse, "tvm_sparse")
+
+
+def test_predicted_times_less_than_a_quarter_apart_are_ties() -> None:
+    def foretold(seconds: float) -> Value:
+        return Value("latency_p50", seconds, Source.PREDICTED, low=0.8 * seconds, high=2 * seconds)
+
+    assert compare(foretold(1.0), foretold(1.24)) == 0
+    assert compare(foretold(1.0), foretold(1.26)) == 1, "the bands touch, and are common to both"
+    assert compare(foretold(1.26), foretold(1.0)) == -1
+    measured = Value("latency_p50", 9.0, Source.MEASURED)
+    assert compare(foretold(1.0), measured) == 0, "two kinds are never compared"

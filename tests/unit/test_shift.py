@@ -88,6 +88,12 @@ def test_the_potential_is_the_largest_sparsity_not_surely_worse(tmp_path: Path) 
     assert "+1.8 pp (+0.8 to +2.8)" in page
 
 
+def test_a_potential_below_all_that_was_tried_is_said_so() -> None:
+    whole = study(severe=0.03)
+    only = dataclasses.replace(whole, shift=(whole.shift[0], whole.shift[2]))
+    assert "from 50% to below 50%, the least tried, at severity 5" in shifting.guideline(only)
+
+
 def test_no_loss_of_potential_is_said_too() -> None:
     assert "No method that was tried lost" in shifting.guideline(study(severe=0.012))
     plain = dataclasses.replace(study(severe=0.012), shift=())

@@ -2,9 +2,11 @@
  *
  * A QEMU plugin: how often did each basic block run, and which accesses missed the caches?
  *
- * It counts between two marks of the guest (getpriority, which nothing else calls) and writes,
- * at the end, one line a block (its executions, then its instructions in hexadecimal) and one
- * line with the accesses and the misses of every cache. Loaded into QEMU (GPL-2.0-or-later) and
+ * The guest tells it what to do by a call that nothing else makes, getpriority(which, 0):
+ * PRIO_USER: look on from here (before, the guest runs at full speed), with cold caches;
+ * PRIO_PROCESS: begin to count, and the next time: write; PRIO_PGRP: look away again. It writes
+ * one line a block (its executions, then its instructions in hexadecimal) and one line with the
+ * accesses and, of every cache, the misses and those of them that were writes. Loaded into QEMU (GPL-2.0-or-later) and
  * therefore licensed like it; hwbench, which only starts QEMU, is another program.
  *
  *   qemu-aarch64 -cpu cortex-a72 -plugin blockcount.so,out=FILE,caches=32768:2+1048576:16 PROGRAM
@@ -19,13 +21,14 @@
 
 #define VISIBLE __attribute__((visibility("default")))
 #define MARK 141 /* getpriority on aarch64 */
+enum { COUNT, LOOK_AWAY, LOOK_ON };
 #define BUCKETS (1u << 18)
 #define LEVELS 3
 #define LINE_BITS 6
 
 struct block {
   struct block *next;
-  uint64_t address, runs, before, counted;
+  uint64_t address, runs, before;
   size_t length;
   uint32_t code[];
 };
@@ -40,7 +43,7 @@ static struct block *blocks[BUCKETS];
 static struct cache caches[LEVELS];
 static int levels, counting;
 static uint64_t accesses;
-static const char *out_path = "blockcount.txt";
+static FILE *out;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Look a line up in one cache and make it the most recent one; returns whether it was there. */
@@ -56,12 +59,11 @@ static bool touch(struct cache *c, uint64_t line) {
 }
 
 static void accessed(unsigned cpu, qemu_plugin_meminfo_t info, uint64_t address, void *data) {
-  if (!counting) return;
-  accesses++;
+  accesses += counting;
   for (int level = 0; level < levels; level++) {
     if (touch(&caches[level], address >> LINE_BITS)) return;
-    caches[level].misses++;
-    caches[level].writes += qemu_plugin_mem_is_store(info);
+    caches[level].misses += counting;
+    caches[level].writes += counting && qemu_plugin_mem_is_store(info);
   }
 }
 
@@ -80,7 +82,7 @@ static struct block *found(struct qemu_plugin_tb *tb) {
     }
   b->address = address;
   b->length = length;
-  b->runs = b->before = b->counted = 0;
+  b->runs = b->before = 0;
   b->next = *bucket;
   return *bucket = b;
 }
@@ -96,33 +98,49 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
   qemu_plugin_register_vcpu_tb_exec_inline(tb, PLUGIN_ADD_U64, &b->runs, 1);
 }
 
-static void called(qemu_plugin_id_t id, unsigned cpu, int64_t number, uint64_t a1, uint64_t a2,
-                   uint64_t a3, uint64_t a4, uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8) {
-  if (number != MARK) return;
-  pthread_mutex_lock(&lock);
-  counting = !counting;
+static void written(void) {
   for (size_t i = 0; i < BUCKETS; i++)
     for (struct block *b = blocks[i]; b; b = b->next) {
-      if (!counting) b->counted += b->runs - b->before;
-      b->before = b->runs;
-    }
-  pthread_mutex_unlock(&lock);
-}
-
-static void ended(qemu_plugin_id_t id, void *data) {
-  FILE *out = fopen(out_path, "w");
-  if (!out) return;
-  for (size_t i = 0; i < BUCKETS; i++)
-    for (struct block *b = blocks[i]; b; b = b->next) {
-      if (!b->counted) continue;
-      fprintf(out, "%" PRIu64, b->counted);
+      if (b->runs == b->before) continue;
+      fprintf(out, "%" PRIu64, b->runs - b->before);
       for (size_t k = 0; k < b->length; k++) fprintf(out, " %08" PRIx32, b->code[k]);
       fputc('\n', out);
     }
   fprintf(out, "# accesses %" PRIu64, accesses);
-  for (int i = 0; i < levels; i++) fprintf(out, " %" PRIu64 " %" PRIu64, caches[i].misses, caches[i].writes);
+  for (int i = 0; i < levels; i++)
+    fprintf(out, " %" PRIu64 " %" PRIu64, caches[i].misses, caches[i].writes);
   fputs(" complete\n", out);
-  fclose(out);
+  fflush(out);
+}
+
+static void looking(qemu_plugin_id_t id);
+static void waiting(qemu_plugin_id_t id);
+
+static void called(qemu_plugin_id_t id, unsigned cpu, int64_t number, uint64_t a1, uint64_t a2,
+                   uint64_t a3, uint64_t a4, uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8) {
+  if (number != MARK) return;
+  if (a1 != COUNT) {
+    qemu_plugin_reset(id, a1 == LOOK_ON ? looking : waiting);
+    return;
+  }
+  pthread_mutex_lock(&lock);
+  counting = !counting;
+  if (!counting) written();
+  for (size_t i = 0; i < BUCKETS; i++)
+    for (struct block *b = blocks[i]; b; b = b->next) b->before = b->runs;
+  accesses = 0;
+  for (int i = 0; i < levels; i++) caches[i].misses = caches[i].writes = 0;
+  pthread_mutex_unlock(&lock);
+}
+
+static void waiting(qemu_plugin_id_t id) { qemu_plugin_register_vcpu_syscall_cb(id, called); }
+
+/* Whatever was translated before is forgotten, and translated anew with its counters. */
+static void looking(qemu_plugin_id_t id) {
+  for (int i = 0; i < levels; i++)
+    memset(caches[i].tags, 0, caches[i].sets * caches[i].ways * sizeof *caches[i].tags);
+  qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+  waiting(id);
 }
 
 static int add_cache(const char *text) {
@@ -138,7 +156,7 @@ static int add_cache(const char *text) {
 VISIBLE int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **argv) {
   for (int i = 0; i < argc; i++) {
     if (!strncmp(argv[i], "out=", 4)) {
-      out_path = strdup(argv[i] + 4);
+      out = fopen(argv[i] + 4, "w");
     } else if (!strncmp(argv[i], "caches=", 7)) {
       for (char *part = strtok(strdup(argv[i] + 7), "+"); part; part = strtok(NULL, "+"))
         if (add_cache(part)) return -1;
@@ -146,8 +164,7 @@ VISIBLE int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc,
       return -1;
     }
   }
-  qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
-  qemu_plugin_register_vcpu_syscall_cb(id, called);
-  qemu_plugin_register_atexit_cb(id, ended, NULL);
+  if (!out) return -1;
+  waiting(id);
   return 0;
 }

@@ -23,18 +23,18 @@ typedef void (*translated_t)(qemu_plugin_id_t, struct qemu_plugin_tb *);
 typedef void (*accessed_t)(unsigned, qemu_plugin_meminfo_t, uint64_t, void *);
 typedef void (*called_t)(qemu_plugin_id_t, unsigned, int64_t, uint64_t, uint64_t, uint64_t,
                          uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
-typedef void (*ended_t)(qemu_plugin_id_t, void *);
 
+typedef void (*done_t)(qemu_plugin_id_t);
+
+void qemu_plugin_reset(qemu_plugin_id_t, done_t);
 void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, translated_t);
 void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, int, void *, uint64_t);
 void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *, accessed_t, int, int, void *);
 void qemu_plugin_register_vcpu_syscall_cb(qemu_plugin_id_t, called_t);
-void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, ended_t, void *);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
 bool qemu_plugin_mem_is_store(qemu_plugin_meminfo_t);
-unsigned qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t);
 
 #endif

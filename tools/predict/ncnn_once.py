@@ -1,7 +1,7 @@
-"""Run one ncnn network on one thread; the last of three inferences stands between two marks.
+"""Run one ncnn network on one thread; blockcount.so counts the last of three inferences.
 
 ``python ncnn_once.py NETWORK.param WIDTH HEIGHT CHANNELS``, with ncnn's wheel on the path. The
-weights are empty, as in ncnn's own benchmark. The marks are what blockcount.so counts between.
+weights are empty, as in ncnn's own benchmark; the second inference warms the caches.
 """
 
 import os
@@ -18,12 +18,12 @@ net.load_param(param)
 net.load_model(ncnn.DataReaderFromEmpty())
 x = ncnn.Mat(*map(int, size))
 x.fill(0.01)
-for last in (False, False, True):
-    if last:
-        os.getpriority(os.PRIO_PROCESS, 0)
+for tell in (None, os.PRIO_USER, os.PRIO_PROCESS):
+    if tell is not None:
+        os.getpriority(tell, 0)
     extractor = net.create_extractor()
     extractor.input(net.input_names()[0], x)
     for name in net.output_names():
         extractor.extract(name)
-    if last:
-        os.getpriority(os.PRIO_PROCESS, 0)
+    if tell == os.PRIO_PROCESS:
+        os.getpriority(tell, 0)

@@ -1,5 +1,8 @@
 """Networks of the pruning literature in plain PyTorch, on made-up patterns.
 
+LeNets, ResNets, MobileNets, DS-CNN, VGG, U-Net, LSTM, GRU, ViT and BERT-like encoders, with their
+own attention and (``_mha``) with nn.MultiheadAttention.
+
 For trying methods and runtimes on the shape of a real network. The task is that of ``toy`` at the
 network's own input size, so accuracies say nothing about the real one.
 """
