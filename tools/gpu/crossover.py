@@ -2,8 +2,8 @@
 
     python tools/gpu/crossover.py --out crossover.md
 
-Every kernel is timed in turn with cuBLAS's dense product of the same shape, by CUDA events; a figure
-above 1 means that the sparse one is faster by so many times. What cannot run is said.
+Every kernel is timed in turn with cuBLAS's dense product of the same shape, by CUDA events; a
+figure above 1 means that the sparse one is faster by so many times. What cannot run is said.
 """
 
 from __future__ import annotations

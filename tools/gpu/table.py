@@ -3,11 +3,11 @@
     python tools/gpu/table.py --out table.md                 # all three networks
     python tools/gpu/table.py --net mlp --minutes 8          # one of them, in so many minutes
 
-It prepares with hwbench's own rooms (prune, export, compile), loads every variant of a network at a
-precision and a batch into this one process, and times them in turn by CUDA events, L2 cold, in rounds
-of random order. Ratios are to the dense model of the same round; intervals are over the rounds (95 %,
-t), so they say nothing of what another process would give: `hwbench bench` does. What does not fit
-into the minutes is left out and said. `--device cpu` tries the machinery without a GPU.
+It prepares with hwbench's own rooms (prune, export, compile), loads every variant of a network at
+a precision and a batch into this one process, and times them in turn by CUDA events, L2 cold, in
+rounds of random order. Ratios are to the dense model of the same round; intervals are over the
+rounds (95 %, t), so they say nothing of what another process would give: `hwbench bench` does. What
+does not fit into the minutes is left out and said. `--device cpu` tries the machinery without a GPU.
 """
 
 from __future__ import annotations
