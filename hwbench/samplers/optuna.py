@@ -32,8 +32,8 @@ class Options:
 
     algorithm: Literal["tpe", "nsga2", "gp"] = "tpe"
     seed: int = 0
-    startup: int = 10
-    population: int = 20
+    startup: int = 20
+    population: int = 10
 
 
 class OptunaSampler:
@@ -72,16 +72,9 @@ class OptunaSampler:
         """Return the untried candidate nearest to what Optuna suggests, or None at the end."""
         if not self._left:
             return None
-        import optuna
-
         with _quiet():
             trial = self._study.ask(self._axes)
             index = min(self._left, key=lambda i: (self._distance(trial.params, i), i))
-            if self._own(index) != trial.params:
-                # Optuna learns from what was tried, not from what it wished for.
-                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                self._study.enqueue_trial(self._own(index))
-                trial = self._study.ask(self._axes)
         self._left.remove(index)
         self._trials[index] = trial
         return index
@@ -91,11 +84,24 @@ class OptunaSampler:
         import optuna
 
         trial = self._trials.pop(index)
+        failed = optuna.trial.TrialState.FAIL
         with _quiet():
             if costs is None:
-                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            else:
+                self._study.tell(trial, state=failed)
+            elif self._own(index) == trial.params:
                 self._study.tell(trial, list(costs))
+            else:
+                # Optuna learns from what was tried, not from what it wished for. The attributes
+                # say which generation it belongs to.
+                wished = self._study.tell(trial, state=failed)
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        values=list(costs),
+                        params=self._own(index),
+                        distributions=self._axes,
+                        system_attrs=dict(wished.system_attrs),
+                    )
+                )
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
         import optuna
