@@ -7,7 +7,7 @@ It prepares with hwbench's own rooms (prune, export, compile), loads every varia
 a precision and a batch into this one process, and times them in turn by CUDA events, L2 cold, in
 rounds of random order. Ratios are to the dense model of the same round; intervals are over the
 rounds (95 %, t), so they say nothing of what another process would give: `hwbench bench` does. What
-does not fit into the minutes is left out and said. `--device cpu` tries the machinery without a GPU.
+does not fit into the minutes is left out and said. `--device cpu` tries it without a GPU.
 """
 
 from __future__ import annotations
