@@ -1,6 +1,6 @@
 """Where sparse layers begin to win on this GPU: linear layers by size, rows, kind and sparsity.
 
-    python tools/gpu/crossover.py --out crossover.md
+    python docs/tools/gpu/crossover.py --out crossover.md
 
 Every kernel is timed in turn with cuBLAS's dense product of the same shape, by CUDA events; a
 figure above 1 means that the sparse one is faster by so many times. What cannot run is said.

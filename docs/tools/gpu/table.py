@@ -1,7 +1,7 @@
 """The table of docs/gpu.md: dense and pruned networks by precision and batch, on one GPU.
 
-    python tools/gpu/table.py --out table.md                 # all three networks
-    python tools/gpu/table.py --net mlp --minutes 8          # one of them, in so many minutes
+    python docs/tools/gpu/table.py --out table.md                 # all three networks
+    python docs/tools/gpu/table.py --net mlp --minutes 8          # one of them, in so many minutes
 
 It prepares with hwbench's own rooms (prune, export, compile), loads every variant of a network at
 a precision and a batch into this one process, and times them in turn by CUDA events, L2 cold, in
