@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwbench.errors import StageError
+from hwbench.export.parity import onnx_errors
 from hwbench.records import Layer
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import onnx
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_RECURRENT = ("LSTM", "GRU", "RNN")
+"""Operators with two weights: of the inputs, and of the state."""
 _SAME_VALUES = ("Identity", "Transpose", "Reshape", "DequantizeLinear")
 """Operators through which an initializer still is the weight it was."""
 
@@ -47,6 +50,14 @@ def count(model: onnx.ModelProto) -> Counts:
     origin = _origins(model, set(arrays))
     layers, macs, weights = [], 0, {}
     for node in model.graph.node:
+        if node.op_type in _RECURRENT:
+            for operand in node.input[1:3]:
+                found = _steps(node, shapes) * math.prod(shapes[operand])
+                macs += found
+                if operand in origin:
+                    weights[origin[operand]] = array = arrays[origin[operand]]
+                    layers.append(_layer(node, origin[operand], array, found))
+            continue
         if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
             continue
         found = _macs(node, shapes)
@@ -83,7 +94,50 @@ def shapes_at_batch_one(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             shapes[value.name] = tuple(d.dim_value for d in dims)
-    return shapes
+    heavy = [n for n in fixed.graph.node if n.op_type in (*_WEIGHTED, *_RECURRENT)]
+    needed = {name for node in heavy for name in (*node.input[:2], node.output[0])}
+    return shapes if needed <= shapes.keys() else {**_shapes_by_running(fixed), **shapes}
+
+
+def _shapes_by_running(fixed: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]:
+    """Return every value's shape in one run on zeros; nothing when the model does not run.
+
+    For shapes that are computed on the way, as around recurrent layers.
+    """
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(fixed)
+    names = [name for node in probe.graph.node for name in node.output if name]
+    known = {output.name for output in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    feeds = {}
+    for value in probe.graph.input:
+        kind = value.type.tensor_type
+        shape = [dim.dim_value for dim in kind.shape.dim]
+        feeds[value.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    try:
+        session = onnxruntime.InferenceSession(
+            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        found = session.run(names, feeds)
+    except onnx_errors():
+        return {}
+    return {name: tuple(np.shape(value)) for name, value in zip(names, found, strict=True)}
+
+
+def _steps(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how often a recurrent operator goes through its weights: steps x batch."""
+    try:
+        return math.prod(shapes[node.input[0]][:2])
+    except KeyError as error:
+        what = f"cannot count {node.op_type} {node.name!r}: no shape for {error}"
+        raise StageError("export", what, expected="shapes that follow from the input's") from error
 
 
 def _origins(model: onnx.ModelProto, initializers: set[str]) -> Mapping[str, str]:

@@ -113,7 +113,7 @@ def _session(content: bytes) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except _onnx_errors() as error:
+    except onnx_errors() as error:
         raise StageError("export", f"ONNX Runtime refuses the file: {_line(error)}") from error
 
 
@@ -131,7 +131,7 @@ def _torch_outputs(model: nn.Module, inputs: Tensor, kind: str) -> list[np.ndarr
 def _onnx_outputs(session: Any, name: str, inputs: Tensor, kind: str) -> list[np.ndarray]:
     try:
         return list(session.run(None, {name: inputs.numpy()}))
-    except _onnx_errors() as error:
+    except onnx_errors() as error:
         what = f"the ONNX file fails on a {kind} batch of {len(inputs)}: {_line(error)}"
         raise StageError("export", what, expected="any batch to run") from error
 
@@ -150,7 +150,8 @@ def _error(found: np.ndarray, wanted: np.ndarray, kind: str) -> float:
     return difference / scale if scale else difference
 
 
-def _onnx_errors() -> tuple[type[Exception], ...]:
+def onnx_errors() -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises when a model does not load or run."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return tuple(

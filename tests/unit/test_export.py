@@ -404,3 +404,23 @@ def test_denormals_are_counted_where_the_processor_flushes_them() -> None:
     assert (counting._nonzero(values), counting._denormals(values)) == (5, 2)
     if stopwatch.flush_denormals():  # the mode is given back after each test
         assert (counting._nonzero(values), counting._denormals(values)) == (5, 2)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_recurrent_layers_are_exported_and_counted(kind: type[nn.LSTM], gates: int) -> None:
+    """Two weights: gates x 6 x 5 of the inputs, gates x 6 x 6 of the state, 7 steps each."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.head = kind(5, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.head(self.recurrent(x)[0][:, -1])
+            return y
+
+    found = counting.count(traced(Net().eval(), torch.randn(3, 7, 5), 20))
+    sizes = [gates * 6 * 5, gates * 6 * 6, 12]
+    assert [layer.parameters for layer in found.layers] == sizes
+    assert [layer.macs for layer in found.layers] == [7 * sizes[0], 7 * sizes[1], 12]
+    assert found.nonzero == found.parameters == sum(sizes)
