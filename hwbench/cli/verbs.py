@@ -88,6 +88,8 @@ def bench(
 ) -> int:
     """Prune, compile and measure a model on a target, and say which one to ship.
 
+    A board that is described but that nobody has configured is predicted, and labelled so.
+
     Exit 0: a model was chosen. 1: none meets the goals. 2: a mistake in what you wrote.
     3: the device cannot be used. Stop it whenever you like; the same command goes on.
     """
@@ -333,8 +335,10 @@ def init(
 
 
 @app.command()
-def schema(what: Annotated[str, typer.Argument(help="recipe or target")] = "recipe") -> None:
-    """Print the JSON Schema of a recipe or target file, for your editor."""
+def schema(
+    what: Annotated[str, typer.Argument(help="recipe, target or nightly")] = "recipe",
+) -> None:
+    """Print the JSON Schema of a recipe, a target or a plan of nights, for your editor."""
     print(config.schema(what))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hwbench import compile as compiling
 from hwbench import measure, pareto, predict, search
+from hwbench.errors import StageError
 from hwbench.pipeline import search as searching
 from hwbench.pipeline.context import Context, versions
 from hwbench.pipeline.counted import counted
@@ -21,6 +22,7 @@ from hwbench.records import (
     METRICS,
     Answers,
     Candidate,
+    CompiledModel,
     Conditions,
     Decision,
     Failure,
@@ -32,9 +34,19 @@ from hwbench.records import (
     TargetProfile,
     Value,
     digest,
+    file_digest,
     missing,
     to_json,
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Latencies:
+    """Predicted latencies by candidate, and in a sentence by which model."""
+
+    values: Mapping[str, Value]
+    how: str
+
 
 NOWHERE = Conditions({}, {}, {})
 _NEEDS_IT = "nobody can tell without the board"
@@ -72,7 +84,8 @@ def study(
     ready = prepare(context, found.candidates)
     context.run.keep(failed(p) for p in ready if p.failure is not None)
     prepared = datetime.datetime.now(datetime.UTC)
-    results = [*_judged(context, ready), *found.failures]
+    judged, how = _judged(context, ready)
+    results = [*judged, *found.failures]
     context.run.keep(results)
     decision = pareto.decide(results, context.recipe, context.target)
     decision = dataclasses.replace(decision, test=_test(context, decision, ready))
@@ -91,7 +104,7 @@ def study(
         seconds=seconds,
         notes=(
             first_line(context.target),
-            _model(context.target),
+            how,
             *(f"the target does not run the backend {name}" for name in left_out),
             *found.notes,
         ),
@@ -100,35 +113,48 @@ def study(
     return made, ready
 
 
-def _judged(context: Context, ready: Sequence[Prepared]) -> list[Result]:
+def _judged(context: Context, ready: Sequence[Prepared]) -> tuple[list[Result], str]:
+    """Return the results, and by which model their latency is predicted."""
     data = split(context, "validation")
     scores = _scores(context, ready, data)
     context.show("score", 0.5, "predicting")
     latencies = _latencies(context, ready)
-    results = [_result(context, p, scores, latencies) for p in ready]
+    results = [_result(context, p, scores, latencies.values) for p in ready]
     context.show("score", 1.0, "")
-    return results
+    return results, latencies.how
 
 
-def _latencies(context: Context, ready: Sequence[Prepared]) -> Mapping[str, Value]:
-    """Return the predicted latency of every artifact, by candidate: all by the same model."""
+def _latencies(context: Context, ready: Sequence[Prepared]) -> Latencies:
+    """Return the predicted latency of every candidate: all by the same model."""
     core = predict.core_of(context.target)
     assert core is not None
     whole = [(p.candidate, p.model, p.compiled) for p in ready if p.model and p.compiled]
-    if counts.lacking(core):
-        return {c.key: predict.value(model, c, core) for c, model, _ in whole}
-    found = counts.count([compiled for _, _, compiled in whole], core)
-    return {c.key: predict.counted(c, found[made.digest], core) for c, _, made in whole}
-
-
-def _model(target: TargetProfile) -> str:
-    """Return in a sentence which model predicts the latencies, and what a better one lacks."""
-    core = predict.core_of(target)
-    assert core is not None
     lack = counts.lacking(core)
     if not lack:
-        return "latency is predicted from what the artifacts did under QEMU, counted"
-    return f"latency is predicted from operator classes; the model that counts is not used: {lack}"
+        try:
+            return _counted(context, [(c, made) for c, _, made in whole], core)
+        except StageError as error:
+            lack = error.what
+    found = {c.key: predict.value(model, c, core) for c, model, _ in whole}
+    how = f"latency is predicted from operator classes; the model that counts is not used: {lack}"
+    return Latencies(found, how)
+
+
+def _counted(
+    context: Context, made: Sequence[tuple[Candidate, CompiledModel]], core: str
+) -> Latencies:
+    """Return latencies by what the artifacts were counted to do, cached; raises `StageError`."""
+    source = sorted(p for p in Path(predict.__file__).parent.iterdir() if p.is_file())
+    key = digest({"artifacts": [m.digest for _, m in made], "by": file_digest(*source), "on": core})
+
+    def build(_folder: Path) -> Latencies:
+        found = counts.count([compiled for _, compiled in made], core)
+        values = {c.key: predict.counted(c, found[compiled.digest], core) for c, compiled in made}
+        return Latencies(
+            values, "latency is predicted from what the artifacts did, counted in QEMU"
+        )
+
+    return context.cache.make("predict", key, Latencies, build)
 
 
 def _result(
@@ -203,6 +229,7 @@ def _answers(context: Context, models: Sequence[OnnxModel], data: Inputs) -> Ans
         context.target,
         connection=PluginSpec("local"),
         isa=platform.machine(),
+        model="",
         features=(),
         backends=(_HERE,),
     )

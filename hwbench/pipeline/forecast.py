@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench import search
+from hwbench.pipeline.absent import is_absent
 from hwbench.pipeline.context import Place, measure_spec, open_cache
 from hwbench.pipeline.prepare import found
 from hwbench.records import Candidate, CompressedModel, CompressionSpec, Recipe, TargetProfile
@@ -61,7 +62,10 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
         artifacts_cached=len(ready),
         # One dense model after the other holds up everything that is pruned from it.
         prepare_seconds=dense + work / place.jobs,
-        measure_seconds=min(one * (len(candidates) + 2), spec.max_time),
+        # A board that is not there is not measured on.
+        measure_seconds=0.0
+        if is_absent(target)
+        else min(one * (len(candidates) + 2), spec.max_time),
         basis=basis + _less(recipe),
         folder=place.reports / recipe.name / target.name,
         files=(
