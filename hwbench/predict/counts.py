@@ -1,7 +1,7 @@
 """Predicted time from what an artifact does: instructions and cache misses, counted under QEMU.
 
 The genuine aarch64 artifact runs once in the emulated board's file system (``make
-emulated-board``) under ``qemu-aarch64`` with ``docs/tools/blockcount``. Time = instructions, misses of
+emulated-board``) under ``qemu-aarch64`` with the plugin blockcount. Time = instructions, misses of
 the first and of the last cache, each times what the fit to published latencies says (`fit`).
 Nothing is timed. The tool is optional: `lacking` says what it needs.
 """

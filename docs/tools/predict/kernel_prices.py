@@ -1,6 +1,6 @@
 """Price the kernels of the backends for the Cortex-A72, by class of layer, pattern and sparsity.
 
-``python docs/tools/predict/kernel_prices.py [CLASS ...]`` compiles single layers for the board, counts
+``python docs/tools/predict/kernel_prices.py [CLASS ...]`` compiles layers for the board, counts
 them under QEMU (see hwbench/predict/counts.py for what that needs) and writes what they take, as a
 share of what the operator classes say of the dense layer, to hwbench/predict/prices.json. With
 classes named, the others there are kept.
