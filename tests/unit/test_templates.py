@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = [
     *sorted((ROOT / ".github/workflows").glob("*.yml")),
-    ROOT / "contrib/nightly-boards.yml",
+    ROOT / "docs/templates/nightly-boards.yml",
 ]
 
 
@@ -48,7 +48,7 @@ def test_the_nightly_workflow_keeps_uploads_and_says_what_it_found() -> None:
 def commands() -> list[str]:
     """Return every make call in the templates."""
     texts = [step["run"] for path in WORKFLOWS for step in steps(path) if "run" in step]
-    texts.append((ROOT / "contrib/hwbench-nightly.cron").read_text())
+    texts.append((ROOT / "docs/templates/hwbench-nightly.cron").read_text())
     found = [
         m for text in texts for m in re.findall(r'make (?:nightly|baseline)(?: \w+="[^"]*")?', text)
     ]
@@ -85,8 +85,8 @@ def test_make_knows_the_commands_and_they_call_hwbench(command: str, tmp_path: P
 
 
 def test_the_service_and_the_timer_belong_together() -> None:
-    service = (ROOT / "contrib/hwbench-nightly.service").read_text()
-    timer = (ROOT / "contrib/hwbench-nightly.timer").read_text()
+    service = (ROOT / "docs/templates/hwbench-nightly.service").read_text()
+    timer = (ROOT / "docs/templates/hwbench-nightly.timer").read_text()
     assert "ExecStart=%h/hwbench/.venv/bin/hwbench nightly\n" in service
     assert "OnCalendar=" in timer
     assert "Persistent=true" in timer
