@@ -335,8 +335,10 @@ def init(
 
 
 @app.command()
-def schema(what: Annotated[str, typer.Argument(help="recipe or target")] = "recipe") -> None:
-    """Print the JSON Schema of a recipe or target file, for your editor."""
+def schema(
+    what: Annotated[str, typer.Argument(help="recipe, target or nightly")] = "recipe",
+) -> None:
+    """Print the JSON Schema of a recipe, a target or a plan of nights, for your editor."""
     print(config.schema(what))
 
 

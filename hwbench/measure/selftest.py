@@ -74,8 +74,8 @@ FULL = Plan(24, 12, 10, 3, (0.01, 0.02, 0.03, 0.05), (0.02, 0.03), 30)
 
 _BASE = MeasureSpec(policy="selftest", warmup_seconds=1.0, timeout=30.0, max_time=120.0)
 COARSE = dataclasses.replace(_BASE, generations=3)
-FINE = dataclasses.replace(_BASE, generations=8, half_width=0.005)
-MIDDLE = dataclasses.replace(_BASE, generations=6, looks=(8,), visit_seconds=0.01, half_width=0.01)
+FINE = dataclasses.replace(_BASE, generations=5, half_width=0.005)
+MIDDLE = dataclasses.replace(_BASE, generations=4, visit_seconds=0.01)
 """What 2 % and less is looked for with, and what 3 %; COARSE is enough for more."""
 STANDARD = MeasureSpec(policy="standard", generations=14, half_width=0.01, max_time=360.0)
 """The policy of that name, with as much time as many candidates may take."""

@@ -1,7 +1,7 @@
 """Predicted time from what an artifact does: instructions and cache misses, counted under QEMU.
 
 The genuine aarch64 artifact runs once in the emulated board's file system (``make
-emulated-board``) under ``qemu-aarch64`` with ``tools/blockcount``. Time = instructions, misses of
+emulated-board``) under ``qemu-aarch64`` with the plugin blockcount. Time = instructions, misses of
 the first and of the last cache, each times what the fit to published latencies says (`fit`).
 Nothing is timed. The tool is optional: `lacking` says what it needs.
 """
@@ -40,7 +40,7 @@ def lacking(core: str) -> str:
     if programs:
         return f"there is no {' and no '.join(programs)} here"
     if not (_source() / "blockcount.c").is_file():
-        return "tools/blockcount is not here"
+        return "docs/tools/blockcount is not here"
     if not (_root() / _PYTHON).exists():
         return "there is no emulated board here (make emulated-board)"
     return ""
@@ -147,4 +147,4 @@ def _root() -> Path:
 
 def _source() -> Path:
     named = os.environ.get(SOURCE)
-    return Path(named) if named else Path(hwbench.__file__).parents[1] / "tools/blockcount"
+    return Path(named) if named else Path(hwbench.__file__).parents[1] / "docs/tools/blockcount"

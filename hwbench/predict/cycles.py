@@ -1,7 +1,7 @@
 """Cycles of an ARM program: blocks counted under QEMU, priced by llvm-mca, misses by a cache model.
 
 Time = cycles / clock + bytes that missed the last cache / bandwidth. QEMU runs the genuine aarch64
-program and ``tools/blockcount`` counts how often each basic block ran between two marks; llvm-mca
+program and the plugin blockcount counts how often each basic block ran between two marks; llvm-mca
 says how many cycles a block takes in a steady state on that core (its scheduling model). The
 figures of the cores are those of the boards' published data, not fitted; see docs/prediction.md.
 """

@@ -1,6 +1,6 @@
 """Price the kernels of the backends for the Cortex-A72, by class of layer, pattern and sparsity.
 
-``python tools/predict/kernel_prices.py [CLASS ...]`` compiles single layers for the board, counts
+``python docs/tools/predict/kernel_prices.py [CLASS ...]`` compiles layers for the board, counts
 them under QEMU (see hwbench/predict/counts.py for what that needs) and writes what they take, as a
 share of what the operator classes say of the dense layer, to hwbench/predict/prices.json. With
 classes named, the others there are kept.
@@ -107,7 +107,7 @@ def main(names: Sequence[str]) -> None:
         for kind, found in shares.items():
             prices.setdefault(kind, {})[name] = found
     written = {
-        "made_by": "python tools/predict/kernel_prices.py",
+        "made_by": "python docs/tools/predict/kernel_prices.py",
         "about": f"counted under QEMU for {CORE}; share of what the operator classes say of the "
         "dense layer; geometric mean over layers (outputs, inputs, kernel, stride, groups, image)",
         "layers": LAYERS,
