@@ -41,7 +41,10 @@ def test_no_number_passes_as_measured(house: House) -> None:
         for value in result["values"].values():
             assert value["source"] in ("predicted", "static", "proxy"), value
         latency = result["values"]["latency_p50"]
-        assert latency["low"] < latency["value"] < latency["high"], "a band, always"
+        if result["candidate"]["export"]["precision"] == "fp32":
+            assert latency["low"] < latency["value"] < latency["high"], "a band, always"
+        else:
+            assert "is not predicted" in latency["reason"], "int8 gains would be overstated"
         assert result["values"]["peak_memory"]["value"] is None
         assert result["measured_at"] == ""
     assert '"measured"' not in (latest / "decision.json").read_text()
@@ -61,7 +64,7 @@ def test_the_artifacts_are_code_for_the_board(house: House) -> None:
         for p in (house.folder / ".hwbench/cache").rglob("model.so")
         if p.read_bytes()[18:20] == (183).to_bytes(2, "little")
     ]
-    assert len(names) == 3, "three sets of weights, cross-compiled"
+    assert len(names) >= 3, "three sets of weights, cross-compiled"
 
 
 def test_pick_stays_predicted(house: House) -> None:
