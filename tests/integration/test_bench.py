@@ -70,8 +70,8 @@ def test_raw_samples_are_kept_by_process(house: House) -> None:
         for line in path.read_text().splitlines()
         if '"wall"' in line
     ]
-    # R, its copy S and the two pruned candidates; two generations of each, five rounds or so.
-    assert len(processes) == 2 * 4
+    # R, its copy S, dense int8, the two pruned candidates; two generations of each.
+    assert len(processes) == 2 * 5
     for process in processes:
         assert process["visits"]
         assert all(second > 0 for visit in process["visits"] for second in visit["wall"])
@@ -171,7 +171,7 @@ def test_killed_in_the_middle_it_goes_on_and_repeats_nothing(phase: str, tmp_pat
     after = finished(house, "compress")
     assert {key: after[key] for key in before} == before
     assert {key: measured(house)[key] for key in samples} == samples, "no generation is repeated"
-    assert len(house.results()) == 3
+    assert len(house.results()) == 4
     assert len(list((tmp_path / "reports/smoke/local-cpu").glob("2*"))) == 1, "one run, resumed"
 
 
