@@ -102,7 +102,7 @@ def same(desk: Desk) -> None:
 
 def test_nothing_from_it_passes_as_measured(desk: Desk) -> None:
     results = desk.house.results()
-    assert len(results) == 3
+    assert len(results) == 4
     for result in results:
         values = result["values"]
         assert values["top1"]["source"] == "emulated"
