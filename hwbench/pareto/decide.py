@@ -232,7 +232,9 @@ def _why_dense(case: _Case, chosen: Result, fit: Sequence[Result], ties: Sequenc
     accuracy = usable(chosen, case.accuracy) if case.accuracy else None
     if accuracy is not None and accuracy.metric != choose.name:
         figures += f", {METRICS[accuracy.metric].title.lower()} {units.describe(accuracy)}"
-    head = f"No pruned model pays: ship the dense model on {chosen.candidate.backend.kind}"
+    precision = chosen.candidate.export.precision
+    words = "" if precision == "fp32" else f" in {precision}"
+    head = f"No pruned model pays: ship the dense model{words} on {chosen.candidate.backend.kind}"
     head += f" ({figures}{source_note(case.value(chosen))})"
     pruned = [r for r in fit if not r.candidate.compression.is_dense]
     if not pruned:
