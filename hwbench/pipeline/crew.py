@@ -187,8 +187,10 @@ class _Hand:
         """Keep what it prints from filling the disk; it appends, so its file may be cut."""
         if self._log.stat().st_size > _LOG_BYTES:
             with self._log.open("r+b") as log:
-                log.truncate(0)
+                # Cut last: what is printed after the cut stands behind the notice, not under it.
                 log.write(_CUT)
+                log.flush()
+                log.truncate(len(_CUT))
 
     def _obituary(self, process: subprocess.Popen[bytes], log_start: int) -> StageError:
         code = process.wait()
