@@ -9,15 +9,13 @@ import typer
 
 from hwbench import config, equip
 from hwbench.cli import screen
-from hwbench.cli.measuring import Host
+from hwbench.cli.options import Host, Target
 from hwbench.connections import emulated
 from hwbench.errors import Exit
 
 app = typer.Typer(
     name="board", help="Prepare a board that is reached by ssh, or build an emulated one."
 )
-
-Target = Annotated[str, typer.Argument(help="a file in targets/, or a path to one")]
 
 
 @app.command()

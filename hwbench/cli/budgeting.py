@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hwbench import config, pipeline, units
 from hwbench.cli import screen
+from hwbench.cli.options import AsJson, CacheRoot, Jobs, Overrides, RecipeName, Reports, TargetName
 from hwbench.errors import Exit
 from hwbench.records import Plan, Recipe, to_json
 
 app = typer.Typer()
+_DEFAULT = pipeline.Place()
 
 
 @app.command()
 def budget(
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="a file in recipes/")] = "p32",
-    target: Annotated[str, typer.Option("--target", "-t", help="a file in targets/")] = "local-cpu",
+    recipe: RecipeName = "p32",
+    target: TargetName = "local-cpu",
     limit: Annotated[
         str, typer.Option("--max", help="time of one inference, such as 30us; else the goal's")
     ] = "",
     backend: Annotated[str, typer.Option(help="one of the recipe's; the first if absent")] = "",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="change a key")] = None,
-    reports: Annotated[Path, typer.Option("--reports", help="where runs are kept")] = Path(
-        "reports"
-    ),
-    cache: Annotated[
-        Path, typer.Option("--cache", envvar="HWBENCH_CACHE", help="where finished work is kept")
-    ] = Path(".hwbench/cache"),
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1)] = min(4, os.cpu_count() or 1),
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+    overrides: Overrides = None,
+    reports: Reports = _DEFAULT.reports,
+    cache: CacheRoot = _DEFAULT.cache,
+    jobs: Jobs = _DEFAULT.jobs,
+    as_json: AsJson = False,
 ) -> int:
     """Find channel shares by layer that meet a latency budget on a target.
 

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from hwbench import config, pipeline, units
 from hwbench.cli import screen
+from hwbench.cli.options import AsJson, Host, Target, TargetName
 from hwbench.errors import Exit, UserError
 from hwbench.measure import doctor as doctors
 from hwbench.measure import selftest as selftests
@@ -23,15 +24,6 @@ from hwbench.records import METRICS, Source, Value, to_json
 from hwbench.regress import simulate
 
 app = typer.Typer()
-
-Target = Annotated[str, typer.Argument(help="a file in targets/, or a path to one")]
-TargetName = Annotated[
-    str, typer.Option("--target", "-t", help="a file in targets/, or a path to one")
-]
-Host = Annotated[
-    str, typer.Option("--host", help="the board that is meant: user@name, or a Host of ssh's")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _EVERY = 10.0

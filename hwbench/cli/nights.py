@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hwbench import config, nightly, pipeline
 from hwbench.cli import screen
+from hwbench.cli.options import AsJson, CacheRoot, Jobs, RecipeName, Reports, TargetName
 from hwbench.errors import Exit
 from hwbench.records import Pin, to_json
 from hwbench.report import night as report
@@ -21,16 +21,8 @@ pins = typer.Typer(
 )
 app.add_typer(pins, name="baseline")
 
-Recipe = Annotated[str, typer.Option("--recipe", "-r", help="a file in recipes/, or a path to one")]
-Target = Annotated[str, typer.Option("--target", "-t", help="a file in targets/, or a path to one")]
 Why = Annotated[str, typer.Option(help="the reason, for whoever reads the reports")]
 Who = Annotated[str, typer.Option(help="who decides this; the name of the account if absent")]
-Reports = Annotated[Path, typer.Option("--reports", help="where runs and the history are kept")]
-CacheRoot = Annotated[
-    Path, typer.Option("--cache", envvar="HWBENCH_CACHE", help="where finished work is kept")
-]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="models prepared at a time")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 _DEFAULT = pipeline.Place()
 
 
@@ -73,8 +65,8 @@ def nightly_(
 @pins.command(name="set")
 def set_(
     why: Why,
-    recipe: Recipe = "p32",
-    target: Target = "local-cpu",
+    recipe: RecipeName = "p32",
+    target: TargetName = "local-cpu",
     who: Who = "",
     if_none: Annotated[
         bool, typer.Option("--if-none", help="do nothing where a baseline is pinned already")
@@ -103,8 +95,8 @@ def set_(
 @pins.command()
 def promote(
     why: Why,
-    recipe: Recipe = "p32",
-    target: Target = "local-cpu",
+    recipe: RecipeName = "p32",
+    target: TargetName = "local-cpu",
     who: Who = "",
     reports: Reports = _DEFAULT.reports,
     as_json: AsJson = False,

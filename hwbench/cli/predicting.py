@@ -10,6 +10,7 @@ import typer
 
 from hwbench import config, pipeline, units
 from hwbench.cli import screen
+from hwbench.cli.options import AsJson
 from hwbench.records import to_json
 
 app = typer.Typer()
@@ -21,7 +22,7 @@ def predict(
     target: Annotated[
         str, typer.Option("--target", "-t", help="a file in targets/ with a Cortex-A53, A72 or A76")
     ] = "rpi4",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict the latency of models on a board that is not there. Measures nothing.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,17 @@ import typer
 import hwbench
 from hwbench import config, pipeline, registry, store, units
 from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, starter
+from hwbench.cli.options import (
+    AsJson,
+    CacheRoot,
+    Host,
+    Jobs,
+    Overrides,
+    Patience,
+    RecipeName,
+    Reports,
+    TargetName,
+)
 from hwbench.errors import Exit, TargetError, UserError
 from hwbench.records import METRICS, Recipe, TargetProfile, to_json
 
@@ -29,27 +39,10 @@ app.add_typer(boards.app)
 app.add_typer(nights.app)
 app.add_typer(predicting.app)
 
-RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", help="a file in recipes/, or a path to one")
-]
-TargetName = Annotated[
-    str, typer.Option("--target", "-t", help="a file in targets/, or a path to one")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="change a key: --set search.sparsities=[0.5,0.9]; repeatable"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
-Reports = Annotated[Path, typer.Option("--reports", help="where runs are kept")]
-CacheRoot = Annotated[
-    Path, typer.Option("--cache", envvar="HWBENCH_CACHE", help="where finished work is kept")
-]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="models prepared at a time")]
-Host = measuring.Host
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
-_REPORTS, _CACHE, _LATEST = Path("reports"), Path(".hwbench/cache"), Path("reports/latest")
-_JOBS = min(4, os.cpu_count() or 1)
+_DEFAULT = pipeline.Place()
+_LATEST = _DEFAULT.reports / "latest"
 
 
 def _version(wanted: bool) -> None:
@@ -78,12 +71,10 @@ def bench(
     max_time: Annotated[
         float | None, typer.Option(help="seconds to measure, at most (= measure.max_time)")
     ] = None,
-    reports: Reports = _REPORTS,
-    cache: CacheRoot = _CACHE,
-    jobs: Jobs = _JOBS,
-    patience: Annotated[
-        float, typer.Option(min=1, help="seconds of silence after which a training hangs")
-    ] = 600.0,
+    reports: Reports = _DEFAULT.reports,
+    cache: CacheRoot = _DEFAULT.cache,
+    jobs: Jobs = _DEFAULT.jobs,
+    patience: Patience = _DEFAULT.patience,
     as_json: AsJson = False,
 ) -> int:
     """Prune, compile and measure a model on a target, and say which one to ship.
@@ -134,11 +125,9 @@ def pack(
     target: TargetName = "local-cpu",
     to: Annotated[Path | None, typer.Option("--to", help="the folder to write; a new one")] = None,
     overrides: Overrides = None,
-    cache: CacheRoot = _CACHE,
-    jobs: Jobs = _JOBS,
-    patience: Annotated[
-        float, typer.Option(min=1, help="seconds of silence after which a training hangs")
-    ] = 600.0,
+    cache: CacheRoot = _DEFAULT.cache,
+    jobs: Jobs = _DEFAULT.jobs,
+    patience: Patience = _DEFAULT.patience,
     as_json: AsJson = False,
 ) -> None:
     """Prepare everything here, and write a folder that measures it on a machine of its own.
@@ -148,7 +137,7 @@ def pack(
     unpack` it.
     """
     folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
-    place = pipeline.Place(_REPORTS, cache, jobs, patience=patience)
+    place = pipeline.Place(_DEFAULT.reports, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
         packed = pipeline.pack(*_read(recipe, target, "", overrides), place, show, folder)
     if as_json:
@@ -180,9 +169,9 @@ def pack(
 @app.command()
 def unpack(
     folder: Annotated[Path, typer.Argument(help="the folder that came back, measured")],
-    reports: Reports = _REPORTS,
-    cache: CacheRoot = _CACHE,
-    jobs: Jobs = _JOBS,
+    reports: Reports = _DEFAULT.reports,
+    cache: CacheRoot = _DEFAULT.cache,
+    jobs: Jobs = _DEFAULT.jobs,
     as_json: AsJson = False,
 ) -> int:
     """Take in what a packed folder measured elsewhere: report, decision and all.
@@ -201,9 +190,9 @@ def plan(
     target: TargetName = "local-cpu",
     host: Host = "",
     overrides: Overrides = None,
-    reports: Reports = _REPORTS,
-    cache: CacheRoot = _CACHE,
-    jobs: Jobs = _JOBS,
+    reports: Reports = _DEFAULT.reports,
+    cache: CacheRoot = _DEFAULT.cache,
+    jobs: Jobs = _DEFAULT.jobs,
     as_json: AsJson = False,
 ) -> None:
     """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
@@ -249,7 +238,7 @@ def targets(as_json: AsJson = False) -> None:
 
 
 @app.command(name="list")
-def list_(reports: Reports = _REPORTS, as_json: AsJson = False) -> None:
+def list_(reports: Reports = _DEFAULT.reports, as_json: AsJson = False) -> None:
     """List the finished runs, the recipes, and the plug-ins with what each still needs."""
     runs = list(map(_run_row, store.runs(reports)))
     plugins = {g: {n: registry.lacking(g, n) for n in registry.names(g)} for g in registry.GROUPS}
@@ -313,7 +302,7 @@ def export(
     candidate: Annotated[
         str | None, typer.Option(help="a label or the beginning of a key; the chosen one if absent")
     ] = None,
-    cache: CacheRoot = _CACHE,
+    cache: CacheRoot = _DEFAULT.cache,
 ) -> None:
     """Write a candidate as a folder that runs without hwbench: ONNX, artifact, manifest, script."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):

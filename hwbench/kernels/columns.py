@@ -8,7 +8,7 @@ spoils belongs to the row that is written next, or to the padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,17 @@ def _places(number: Any, axes: Sequence[Axis], count: int) -> list[Any]:
         found = [f + index * s for f, s in zip(found, axis.strides, strict=True)]
         inner *= axis.extent
     return found
+
+
+def _each(vectors: int, lanes: int) -> Callable[[Any], None]:
+    """Return what runs a statement for every lane of so many vectors, its place given."""
+
+    def each(store: Any) -> None:
+        for v in range(vectors):
+            with T.vectorized(0, lanes) as lane:
+                store(v * lanes + lane)
+
+    return each
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,7 @@ def softmax_kernel(name: str, s: Softmax) -> tirx.PrimFunc:
     """Return ``(x, y)``: the maximum, then exponentials and their sum, then the quotients."""
     firsts, vectors = cover(-(-s.width // s.lanes), 3)
     size = vectors * s.lanes
+    each = _each(vectors, s.lanes)
 
     def body() -> None:
         x, y = argument("x", s.sizes[0]), argument("y", s.sizes[1])
@@ -134,11 +146,6 @@ def softmax_kernel(name: str, s: Softmax) -> tirx.PrimFunc:
                 first = T.min(tile * vectors, firsts[-1]) * s.lanes
                 most = T.alloc_buffer((size,), "float32", scope="local")
                 sums = T.alloc_buffer((size,), "float32", scope="local")
-
-                def each(store: Any) -> None:
-                    for v in range(vectors):
-                        with T.vectorized(0, s.lanes) as lane:
-                            store(v * s.lanes + lane)
 
                 def value(step: Any, at: Any) -> Any:
                     place = x0 + first + s.offset + step * s.axis.strides[0] + at
@@ -194,6 +201,7 @@ def norm_kernel(name: str, s: Norm) -> tirx.PrimFunc:
     """Return ``(x, gain, shift, y)``: y has a plane of tokens per channel (Ba et al. 2016)."""
     firsts, vectors = cover(-(-s.tokens // s.lanes), 3 if s.channels <= 256 else 1)
     size = vectors * s.lanes
+    each = _each(vectors, s.lanes)
     share = T.float32(1.0 / s.channels)
 
     def body() -> None:
@@ -203,11 +211,6 @@ def norm_kernel(name: str, s: Norm) -> tirx.PrimFunc:
             first = T.min(tile * vectors, firsts[-1]) * s.lanes
             mean = T.alloc_buffer((size,), "float32", scope="local")
             wide = T.alloc_buffer((size,), "float32", scope="local")
-
-            def each(store: Any) -> None:
-                for v in range(vectors):
-                    with T.vectorized(0, s.lanes) as lane:
-                        store(v * s.lanes + lane)
 
             def value(channel: Any, at: Any) -> Any:
                 return x[first + s.offset + channel * s.stride + at] * T.float32(s.scale)
