@@ -88,7 +88,8 @@ class Device:
         for message in self.ask(look(self.target)):
             if "failure" in message:
                 why = str(message["failure"]["message"]).removeprefix("not available: ")
-                found[message["of"]] = f"not available: {why}"
+                mend = message["failure"]["detail"]
+                found[message["of"]] = f"not available: {why}" + (f" ({mend})" if mend else "")
             else:
                 versions = message["versions"]["versions"]
                 found[message["of"]] = ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
