@@ -112,7 +112,7 @@ def runnable(
     lost = {
         spec.kind: (spec.options, str(said[spec.kind]))
         for spec in target.backends
-        if str(said.get(spec.kind, "")).startswith("not available")
+        if str(said.get(spec.kind, "")).startswith(measure.UNAVAILABLE)
     }
     left = tuple(
         c
