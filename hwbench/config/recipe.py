@@ -232,6 +232,12 @@ def _shift(file: RecipeFile, where: str) -> ShiftSpec | None:
 
 def _search(table: SearchTable, path: Path) -> SearchSpec:
     sampler = table.sampler
+    if table.strategy == "train_all" and table.budget.minutes is not None:
+        raise UserError(
+            "train_all tries nothing in turn, so minutes cannot end it",
+            where=f"{path}: search.budget.minutes",
+            expected="search.budget.trials, or search.strategy: latency_first",
+        )
     return SearchSpec(
         strategy=table.strategy,
         sampler=PluginSpec("grid") if sampler is None else plugins.spec_of(sampler, path.parent),

@@ -139,10 +139,16 @@ class Power:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Which GPU a target is: its UUID or number (``any``: the only one), and a part of its name."""
+    """Which GPU a target is: its UUID or number (``any``: the only one), and a part of its name.
+
+    ``capability`` is what compilers make code for (``9.0``; empty: unknown), ``memory_bytes`` its
+    memory (0: unknown until it is measured).
+    """
 
     which: str = "any"
     name: str = ""
+    capability: str = ""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
