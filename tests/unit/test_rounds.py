@@ -184,7 +184,7 @@ def test_a_net_from_scratch_has_the_shape_fresh_weights_and_the_whole_budget(
         seen.append(({k: v.clone() for k, v in model.state_dict().items()}, train))
 
     monkeypatch.setattr(rounds, "fit", spy)
-    words = {"criterion": "l2", "scope": "local"} if pattern == "channel" else {}
+    words: dict[str, Any] = {"criterion": "l2", "scope": "local"} if pattern == "channel" else {}
     own = dataclasses.replace(BASE, pattern=pattern, schedule="scratch", steps=1, **words)
     made, scores = rounds.anew(own, toy, compress.load(dense, toy), _quiet)
     ((start, train),) = seen
