@@ -31,7 +31,7 @@ def backend(**options: Any) -> Any:
 def compiled(folder: Path) -> Path:
     """Return the artifact of a small network for an H200."""
     model = artifacts.network(folder / "m.onnx")
-    entry = backend().compile(model, artifacts.candidate("tvm", GPU, batch=2), H200, folder)
+    entry: str = backend().compile(model, artifacts.candidate("tvm", GPU, batch=2), H200, folder)
     return folder / entry
 
 
