@@ -100,11 +100,14 @@ def test_only_a_wrong_answer_fails() -> None:
 
 
 def test_many_candidates_are_to_be_known_to_one_percent_in_the_time() -> None:
-    names = [f"one {n}" for n in range(4)]
-    found = trial([1.0, 1.2, 1.4, 1.6], names, generations=10)
+    names = ["small", "small again", "large", "large again"]
+    found = trial([1.0, 1.0, 1.4, 1.4], names, generations=10)
     row = selftest.judge_many(found)
     assert row.ok, row
     assert "4 candidates known to ±" in row.found
+    assert "2 pairs of twins at most 0." in row.found
+    strangers = trial([1.0, 1.0, 1.4, 1.5], names, generations=10)
+    assert selftest.judge_many(strangers).ok is False
     assert selftest.judge_many(dataclasses.replace(found, seconds=361.0)).ok is False
     r, s, one = noise.sitting(np.random.default_rng(1), [1e-3] * 3)
     wide = Trial(tuple(r), tuple(s), {"one 0": tuple(one)}, {}, 2.0)
