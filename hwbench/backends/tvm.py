@@ -220,8 +220,12 @@ def _runtime() -> Any:
     assert found.origin is not None
     folder = Path(found.origin).parent / "lib"
     for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):
-        if (folder / name).exists():
+        if not (folder / name).exists():
+            continue
+        try:
             ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise StageError("measure", f"TVM's {name} does not load: {error}") from error
     return tvm_ffi
 
 

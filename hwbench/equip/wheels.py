@@ -13,6 +13,7 @@ from hwbench.errors import UserError
 # What each backend imports on a device; numpy is under every one of them.
 _NEEDS = {
     "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
     "tvm": ("apache-tvm", "apache-tvm-ffi", "typing_extensions"),
     "tvm_sparse": ("apache-tvm", "apache-tvm-ffi", "typing_extensions"),
     "null": (),
