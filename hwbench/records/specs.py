@@ -121,6 +121,11 @@ class CompressionSpec:
         return self.pattern == "dense"
 
     @property
+    def is_control(self) -> bool:
+        """Whether it is there to be beaten: pruned at random, or its weights drawn anew."""
+        return not self.is_dense and "random" in (self.criterion, self.ticket)
+
+    @property
     def dense(self) -> CompressionSpec:
         """The spec of the dense model that this one is pruned from."""
         return CompressionSpec(workload=self.workload, train=self.train, seed=self.seed)

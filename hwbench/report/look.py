@@ -139,9 +139,8 @@ def dense_on(result: Result, study: Study) -> Result | None:
 
 
 def is_control(result: Result) -> bool:
-    """Whether the candidate is in the study to be beaten: pruned at random."""
-    compression = result.candidate.compression
-    return not compression.is_dense and compression.criterion == "random"
+    """Whether the candidate is in the study to be beaten: random cuts, or from scratch."""
+    return result.candidate.compression.is_control
 
 
 def method(result: Result) -> str:
