@@ -130,8 +130,10 @@ def _try(
 ) -> Mapping[str, Mapping[str, float]]:
     """Measure a batch untrained; return the costs by candidate key."""
     walk.spared |= _spared(context, batch)
-    owners = {untrained(c).key: c for c in batch if c.key not in walk.spared}
-    ready = made(context, [*dense, *(untrained(c) for c in batch if c.key not in walk.spared)])
+    # What differs only in its training is one and the same before it: the first stands for all.
+    alike = {c.key: untrained(c).key for c in batch}
+    owners = {alike[c.key]: c for c in reversed(batch) if c.key not in walk.spared}
+    ready = made(context, [*dense, *(untrained(c) for c in owners.values())])
     for prepared in ready:
         own = owners.get(prepared.candidate.key)
         if own is not None and prepared.failure is not None:
@@ -139,7 +141,7 @@ def _try(
     insist(
         [p for p in ready if p.candidate.key not in owners], "the dense model cannot be prepared"
     )
-    if not walk.results and len(owners) == len(batch):
+    if not walk.results and not walk.spared:
         tried = [p for p in ready if p.candidate.key in owners]
         insist(tried, "no pruned candidate could be prepared")
     results = _quickly(context, walk, ready, conditions)
@@ -153,6 +155,7 @@ def _try(
         if costs is not None:
             told[own.key] = costs
     _keep(walk, results, reference, owners)
+    told = {c.key: told[o.key] for c in batch if (o := owners.get(alike[c.key], c)).key in told}
     for candidate in batch:
         _note(context, walk, candidate, told.get(candidate.key))
     return told
@@ -198,6 +201,11 @@ def _dropped(context: Context, walk: _Walk, pruned: Sequence[Candidate]) -> dict
     if not walk.trusted:
         return {}
     found = pareto.hopeless([*walk.dense, *walk.results], context.recipe)
+    owners = {untrained(r.candidate).key: r.candidate.key for r in walk.results}
+    for candidate in pruned:
+        owner = owners.get(untrained(candidate).key)
+        if owner in found:
+            found.setdefault(candidate.key, found[owner])
     alive = [r for r in walk.results if r.candidate.key not in found]
     found |= ladder.climb(context, walk.dense, alive)
     for key, (stands, why) in walk.spared.items():

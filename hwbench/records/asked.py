@@ -9,6 +9,8 @@ from typing import Any, Literal
 from hwbench.records.shifted import ShiftSpec
 from hwbench.records.specs import (
     LAST,
+    TEACHER,
+    TEMPERATURE,
     Healing,
     PluginSpec,
     Precision,
@@ -84,8 +86,8 @@ class Method:
     ticket: Ticket = "winning"
     ratios: Mapping[str, float] = field(default_factory=dict)
     healing: Healing = "finetune"
-    teacher: float = 0.5
-    temperature: float = 4.0
+    teacher: float = TEACHER
+    temperature: float = TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True)

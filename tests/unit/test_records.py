@@ -121,11 +121,3 @@ def test_a_missing_value_needs_a_reason_and_a_number_has_none() -> None:
         Value("energy", 1.0, Source.PROXY, reason="but why")
     with pytest.raises(ValueError, match="unknown metric"):
         Value("speed", 1.0, Source.MEASURED)
-
-
-def test_controls_are_cut_at_random_or_drawn_anew() -> None:
-    plain = CompressionSpec(SPEC.workload, SPEC.train, pattern="channel", sparsity=0.5)
-    scratch = dataclasses.replace(plain, schedule="lottery", ticket="random")
-    cut = dataclasses.replace(plain, criterion="random")
-    dense = dataclasses.replace(cut, pattern="dense")
-    assert [s.is_control for s in (plain, scratch, cut, dense)] == [False, True, True, False]
