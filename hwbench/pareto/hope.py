@@ -17,7 +17,7 @@ LEAST = 0.03
 HEALS = 0.2
 """How a first training is thought to heal: a relative error e becomes e to this power."""
 SPARE = 0.05
-"""Share of the dense model's errors that a fine-tuning may take off besides: it goes on training."""
+"""Share of the dense model's errors that a fine-tuning, being more training, may take off."""
 _TAUGHT = 1.5
 """A relative error from which on a healing says something about others."""
 
