@@ -169,7 +169,10 @@ def _gpu(target: TargetProfile, now: Conditions) -> tuple[Check, ...]:
     if target.gpu is None or "name" not in found:
         return ()
     what = f"{found['name']}, {found['uuid']}, {units.text(found['memory'], 'B')}"
-    checks = [Check("GPU", Grade.OK, f"{what}, driver {now.software.get('nvidia_driver')}")]
+    driver = (
+        f"driver {now.software.get('nvidia_driver')} for CUDA {now.software.get('cuda_driver')}"
+    )
+    checks = [Check("GPU", Grade.OK, f"{what}, {driver}")]
     others = now.state.get("gpu_processes") or 0
     mend = "end them (nvidia-smi lists them): they take time, clock, memory and energy"
     grade = Grade.WARN if others else Grade.OK
