@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from hwbench.pareto import decide
 from hwbench.records import LayerCurve, Sensitivity, Study, TrainSpec, from_json, to_json
@@ -33,16 +34,18 @@ def _study() -> Study:
 
 def test_what_is_made_of_it_later_does_not_decide_it() -> None:
     longer = TrainSpec(epochs=7)
-    for change in (
+    later: tuple[dict[str, Any], ...] = (
         {"sparsity": 0.3},
         {"schedule": "cubic", "steps": 4},
         {"scope": "sensitivity"},
         {"recovery": longer},
         {"healing": "distill"},
-    ):
-        assert dataclasses.replace(SPEC, **change).alone == SPEC.alone  # type: ignore[arg-type]
-    for change in ({"pattern": "4x1"}, {"criterion": "lamp"}, {"seed": 1}):
-        assert dataclasses.replace(SPEC, **change).alone != SPEC.alone  # type: ignore[arg-type]
+    )
+    for change in later:
+        assert dataclasses.replace(SPEC, **change).alone == SPEC.alone
+    other: tuple[dict[str, Any], ...] = ({"pattern": "4x1"}, {"criterion": "lamp"}, {"seed": 1})
+    for change in other:
+        assert dataclasses.replace(SPEC, **change).alone != SPEC.alone
     moved = dataclasses.replace(SPEC, criterion="movement")
     assert dataclasses.replace(moved, recovery=longer).alone != moved.alone
 
