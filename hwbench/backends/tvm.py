@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
@@ -34,6 +35,7 @@ _FOREIGN = (RuntimeError, ValueError)
 _IMPORT = (*_FOREIGN, TypeError, LookupError, AttributeError, AssertionError)
 _POOLED = 2
 _TRIPLES = "such as aarch64-linux-gnu or x86_64-linux-gnu"
+Tuning = dict[Literal["minutes"], float]
 _PROCESSORS = "such as cortex-a72, cortex-a76, x86-64-v3, skylake-avx512, or host"
 
 
@@ -45,13 +47,15 @@ class Options:
     Without it TVM falls back to the oldest of its kind and is 3 times slower. ``mtriple``: the
     system, as in ``aarch64-linux-gnu`` (empty: this one). ``cc``: the compiler that links (empty:
     that of ``mtriple``). ``schedule``: tile the kernels for registers; off, TVM's own lowering
-    is left, 10 to 40 times slower.
+    is left, 10 to 40 times slower. ``tuning``: ``{minutes: 5}`` searches better schedules for so
+    long a network, on this machine, over all runs together (MetaSchedule; not given: not at all).
     """
 
     mcpu: str = "host"
     mtriple: str = ""
     cc: str = ""
     schedule: bool = True
+    tuning: Tuning | None = None
 
 
 class TvmSession:
@@ -95,6 +99,11 @@ class TvmBackend:
         """Keep the options."""
         self._options = options
         self._planned: dict[str, int] = {}
+        self._heard: Callable[[float], None] | None = None
+
+    def listen(self, heard: Callable[[float], None]) -> None:
+        """Tell `heard` the share of its time that tuning has used."""
+        self._heard = heard
 
     def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
         """Return that no layer gains from zeros."""
@@ -155,7 +164,7 @@ class TvmBackend:
         """Return the bytes of activations that TVM planned for `model` when it compiled it."""
         return self._planned.get(model.digest)
 
-    def _build(self, module: Any, threads: int, folder: Path, name: str = "") -> str:
+    def _build(self, module: Any, threads: int, folder: Path, name: str | None = None) -> str:
         import tvm
 
         from hwbench.backends import _tvm_schedule
@@ -163,12 +172,41 @@ class TvmBackend:
 
         target = self._target()
         module = fused(module, target)
+        if self._options.tuning is not None and name is not None:
+            module = self._tuned(module, threads)
         if self._options.schedule:
             module = _tvm_schedule.schedule(module, target, parallel=threads > 1)
-        self._planned[name] = planned(module, target)
+        self._planned[name or ""] = planned(module, target)
         executable = tvm.compile(module, target)
         executable.export_library(str(folder / "model.so"), fcompile=self._linker())
         return "model.so"
+
+    def _tuned(self, module: Any, threads: int) -> Any:
+        """Return a fused module with the best schedules that tuning has found."""
+        from hwbench.backends import _tvm_tuning
+        from hwbench.kernels import build, memory
+
+        options = self._options
+        assert options.tuning is not None
+        minutes = options.tuning.get("minutes", 0.0)
+        if not 0 < minutes < math.inf:
+            what = f"tvm cannot tune for {minutes} minutes"
+            raise StageError("compile", what, expected="a number above 0, as in {minutes: 5}")
+        if not options.schedule:
+            raise StageError(
+                "compile",
+                "tvm was told to tune and not to schedule",
+                mend="leave schedule or tuning out: tuning starts from our schedule",
+            )
+        made = build.machine(options.mcpu, options.mtriple, threads)
+        if not made.native:
+            raise StageError(
+                "compile",
+                f"tvm tunes by timing, and code for {made.mcpu} {made.mtriple} cannot run here",
+                mend="leave tuning out for this target, or run hwbench on the device",
+            )
+        kept = memory.of(made, memory.default().with_name("tuned.json"))
+        return _tvm_tuning.tuned(module, made, minutes * 60, kept, self._heard)
 
     def _target(self) -> Any:
         import tvm
