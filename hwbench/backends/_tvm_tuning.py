@@ -178,7 +178,7 @@ def _batch(kernel: _Kernel, made: Machine, deadline: float) -> bool:
     picked = kernel.context.generate_measure_candidates()
     if not picked:
         return False
-    results = []
+    results: list[Any] = []
     for candidate in picked:
         taken = None
         if not results or time.monotonic() < deadline:

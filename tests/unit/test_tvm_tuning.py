@@ -72,7 +72,7 @@ def test_traces_that_do_not_fit_are_left_alone() -> None:
     x = te.placeholder((4, 4), name="x")
     y = te.compute((4, 4), lambda i, j: x[i, j] + 1.0, name="y")
     module = tvm.IRModule({"main": te.create_prim_func([x, y])})
-    assert tuning._replayed(module, []) is not None
+    assert tuning._replayed(module, [[], []]) is not None
     assert tuning._replayed(module, [[["Nonsense", [], [], []]], []]) is None
 
 
