@@ -97,8 +97,9 @@ def tuned(
     """Return a fused Relax module whose kernels are tuned, those that gained nothing untouched.
 
     At most `seconds` are spent on a network, over all runs together, beyond the schedule that is
-    being tried when they end and the races of the fastest at the end; each kernel gets its share by the time it takes untuned. What
-    was found is kept in `memory` after every few tries, so that a run that was killed goes on.
+    being tried when they end and the races of the fastest at the end; each kernel gets its share
+    by the time it takes untuned. What was found is kept in `memory` after every few tries, so
+    that a run that was killed goes on.
     `heard` is called with the share of the time that is over.
     """
     with _quick():
