@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import equip
+from hwbench import equip, files
 from hwbench.connections import emulated
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
@@ -36,15 +36,23 @@ def built() -> Path:
 
 
 @contextlib.contextmanager
-def running(home_size: str = "1g") -> Iterator[Board]:
-    """Yield a board that is switched on; skips where the kernel cannot."""
+def ours() -> Iterator[Path]:
+    """Yield the folder of the board, ours alone: tests run side by side, and it has one guest."""
     place = built()
-    try:
-        board = Board(place, home_size)
-    except TargetError as error:
-        pytest.skip(f"no emulated board: {error}")
-    with contextlib.closing(board):
-        yield board
+    with files.locked(place.parent / f".{place.name}.tests", wait=True):
+        yield place
+
+
+@contextlib.contextmanager
+def running(home_size: str = "1g") -> Iterator[Board]:
+    """Yield a board that is switched on, for us alone; skips where the kernel cannot."""
+    with ours() as place:
+        try:
+            board = Board(place, home_size)
+        except TargetError as error:
+            pytest.skip(f"no emulated board: {error}")
+        with contextlib.closing(board):
+            yield board
 
 
 def cut(board: Board) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwbench import config, equip
+from hwbench import config, equip, measure
 from hwbench.cli import screen
 from hwbench.cli.options import Host, Target
 from hwbench.connections import emulated
@@ -20,7 +20,7 @@ app = typer.Typer(
 
 @app.command()
 def setup(target: Target = "rpi4", host: Host = "") -> int:
-    """Put the pinned runtimes on a board, check that they start, and remember whose board it is.
+    """Put the pinned runtimes on a board, load each of them there, and remember whose board it is.
 
     Needs ssh with a key (ssh-copy-id) and python3 (3.11 or newer, with venv) there; no network, no
     pip and no root. Wheels are fetched and unpacked here and sent over. Safe to repeat.
@@ -28,10 +28,13 @@ def setup(target: Target = "rpi4", host: Host = "") -> int:
     Exit 0: everything starts. 3: the board cannot be reached, or something does not start there.
     """
     profile = config.load_target(target, host)
-    report = equip.setup(profile, lambda line: screen.err.print(line, markup=False))
-    for name, said in report.runtimes.items():
+    equip.setup(profile, lambda line: screen.err.print(line, markup=False))
+    screen.err.print("trying them", markup=False)
+    found = measure.runtimes(profile)
+    for name, said in found.items():
         screen.out.print(f"{name}: {said}", markup=False, soft_wrap=True)
-    if not report.complete:
+    lost = {name for name, said in found.items() if said.startswith(measure.UNAVAILABLE)}
+    if lost & equip.PROVIDED:
         return Exit.TARGET
     if host:
         kept = config.remember_host(profile.name, host)

@@ -11,11 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from hwbench import files
 from hwbench.connections import _machine
-from hwbench.errors import TargetError
+from hwbench.errors import TargetError, UserError
 
 _UP = 30.0
 _UNSHARE = (
@@ -28,8 +28,16 @@ class Board:
     """A board that runs as long as this object is not closed."""
 
     def __init__(self, folder: Path, home_size: str = "1g") -> None:
-        """Switch it on; raises `TargetError` when this machine or its kernel cannot."""
+        """Switch it on; raises `TargetError` when somebody has, or this machine cannot."""
         self.folder = folder.absolute()
+        self._switch = _taken(self.folder)
+        try:
+            self._start(home_size)
+        except BaseException:
+            self._switch.close()
+            raise
+
+    def _start(self, home_size: str) -> None:
         self.config = _keys(self.folder)
         command = [*_UNSHARE, sys.executable, "-I", _machine.__file__, "run", str(self.folder)]
         self._log = (self.folder / "log").open("w+b")
@@ -65,15 +73,31 @@ class Board:
         self._process.stdout.close()
         if not self._log.closed:
             self._log.close()
+        self._switch.close()
 
     def _said(self) -> str:
         lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()
         return (lines or ["it said nothing"])[-1][:300]
 
 
+def _taken(folder: Path) -> contextlib.ExitStack:
+    """Return the lock on a board's switch: two boards in one folder would share a socket."""
+    held = contextlib.ExitStack()
+    try:
+        held.enter_context(files.locked(folder / "switch", wait=False, busy="it is switched on"))
+    except UserError as error:
+        raise TargetError(error.what, where=str(folder), mend=error.mend) from error
+    return held
+
+
+def is_built(folder: Path) -> bool:
+    """Return whether there is a board in `folder`."""
+    return (folder / "built").exists()
+
+
 def built(folder: Path) -> None:
     """Raise `TargetError` when there is no board in `folder`."""
-    if not (folder / "built").exists():
+    if not is_built(folder):
         raise TargetError(
             "the emulated board is not built", where=str(folder), mend="make emulated-board"
         )
@@ -91,13 +115,6 @@ def answers(folder: Path) -> bool:
     finally:
         os.chdir(here)
     return True
-
-
-def wait_gone(folder: Path, seconds: float = 10.0) -> None:
-    """Return when no board answers in `folder` any more, or after so many seconds."""
-    end = time.monotonic() + seconds
-    while answers(folder) and time.monotonic() < end:
-        select.select([], [], [], 0.05)
 
 
 def _keys(folder: Path) -> Path:

@@ -217,6 +217,19 @@ def _marked(session: str) -> list[int]:
     return found
 
 
+def _interpreter(venv: Path, asked: str) -> str:
+    """Return which Python a worker gets: the one asked for, or that of ``board setup``.
+
+    A bare name (``python3.11``) says which Python, not which packages: the environment that was
+    made of it stands for it. A path is meant as it is.
+    """
+    if not venv.exists():
+        return asked or sys.executable
+    named = "" if os.sep in asked else shutil.which(asked)
+    made_of_it = named and os.path.realpath(named) == os.path.realpath(venv)
+    return str(venv) if not asked or made_of_it else asked
+
+
 class Keeper:
     """One session: its files, its worker, its journal, and the bridge that is there now."""
 
@@ -228,8 +241,7 @@ class Keeper:
         self._session = session
         self._work = session / "work"
         self._listening = listening
-        venv = home / "venv" / "bin" / "python"
-        self._python = asked["python"] or (str(venv) if venv.exists() else sys.executable)
+        self._python = _interpreter(home / "venv" / "bin" / "python", asked["python"])
         self._grace = float(asked["grace"])
         self._peer: _Peer | None = None
         self._alone_since = time.monotonic()

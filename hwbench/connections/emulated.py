@@ -32,6 +32,11 @@ def folder() -> Path:
     return Path(os.environ.get(FOLDER) or ".hwbench/board").absolute()
 
 
+def is_built() -> bool:
+    """Return whether there is an emulated board here."""
+    return _board.is_built(folder())
+
+
 class EmulatedConnection:
     """A session on a board that is switched on for it, unless it runs already."""
 

@@ -42,7 +42,8 @@ class Options:
     said by ``--host``, ``HWBENCH_<TARGET>_HOST`` or your own hosts.yaml. ``port``: 0 is what the
     configuration says. ``config``: a configuration file instead of your own. ``python``: the
     interpreter there that has the runtimes (empty: that of ``hwbench board setup``, else
-    python3). ``folder``: where hwbench keeps its things there. ``patience``: seconds to connect,
+    python3; a bare name such as ``python3.11``: the environment that setup made of it).
+    ``folder``: where hwbench keeps its things there. ``patience``: seconds to connect,
     and to go on trying when the line is cut. ``wait``: seconds to wait for a board that is in use.
     """
 

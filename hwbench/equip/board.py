@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,32 +47,14 @@ except (OSError, StopIteration, zipfile.BadZipFile) as error:
     shutil.rmtree(new, ignore_errors=True)
     print(json.dumps({"error": str(error)}))
 """
-_TRY = """
-import json, subprocess, sys
-home, found = sys.argv[1], {}
-for name, module in json.loads(sys.argv[2]).items():
-    code = f"import importlib.metadata as m, {module}; print(m.version({name!r}))"
-    done = subprocess.run([home + "/bin/python", "-c", code], capture_output=True, text=True)
-    said = (done.stderr.strip().splitlines() or [""])[-1]
-    found[name] = [done.returncode, done.stdout.strip() or said]
-print(json.dumps(found))
-"""
-_MODULES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "apache-tvm-ffi": "tvm_ffi"}
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was put on a board: each runtime's version, or why it does not start."""
-
-    runtimes: Mapping[str, str]
-    complete: bool
-
-
-def setup(target: TargetProfile, show: Show = lambda _line: None) -> Report:
-    """Make a virtual environment with the target's runtimes on its board.
+def setup(target: TargetProfile, show: Show = lambda _line: None) -> str:
+    """Make a virtual environment with the target's runtimes on its board; return its path there.
 
     Wheels are fetched and unpacked here, for what the board says it is; the environment there is
-    replaced as a whole, at the end. Raises `TargetError` when the board cannot be reached, is of
+    replaced as a whole, at the end. Whether they start is for `hwbench.measure.runtimes` to say.
+    Raises `TargetError` when the board cannot be reached, is of
     another kind or too old, `UserError` when there are no wheels for it.
     """
     if target.connection is None:
@@ -81,7 +62,7 @@ def setup(target: TargetProfile, show: Show = lambda _line: None) -> Report:
     if "folder" not in target.connection.options:
         raise TargetError("it is no board that is set up over ssh", where=target.name)
     options = {**target.connection.options}
-    # The environment that is about to be replaced must not be what replaces it.
+    # Even from within the old environment, the new one is made of the Python underneath.
     options["python"] = options["python"] or "python3"
     connection: Connection = registry.create("connections", target.connection.kind, options)
     try:
@@ -91,7 +72,7 @@ def setup(target: TargetProfile, show: Show = lambda _line: None) -> Report:
         connection.close()
 
 
-def _set_up(target: TargetProfile, board: Connection, scratch: Path, show: Show) -> Report:
+def _set_up(target: TargetProfile, board: Connection, scratch: Path, show: Show) -> str:
     assert target.connection is not None
     what = _ask(board, _LOOK, scratch)
     _check(target, what)
@@ -110,19 +91,7 @@ def _set_up(target: TargetProfile, board: Connection, scratch: Path, show: Show)
             where=target.name,
             mend="sudo apt install python3-venv; 300 MB must be free (df -h)",
         )
-    show("trying them")
-    names = {pin.partition("==")[0] for pin in pins}
-    modules = {name: module for name, module in _MODULES.items() if name in names}
-    found = _ask(board, _TRY, scratch, done["venv"], json.dumps(modules))
-    said = {name: _said(*result) for name, result in found.items()}
-    return Report(said, all(code == 0 for code, _ in found.values()))
-
-
-def _said(code: int, text: str) -> str:
-    if code == 0:
-        return text
-    ends = {-4: "it is compiled for a newer processor (illegal instruction)", -11: "it crashed"}
-    return f"does not start: {ends.get(code, text)}"
+    return str(done["venv"])
 
 
 def _check(target: TargetProfile, what: Mapping[str, Any]) -> None:

@@ -8,8 +8,9 @@ For other machines, where nothing can be timed, its first choice is taken.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from hwbench.kernels import TRY_FROM
 from hwbench.kernels.build import Machine
 from hwbench.kernels.layouts import Blocked, tiles
 from hwbench.kernels.memory import Memory
-from hwbench.kernels.problem import WHOLE, Config, Problem, kernel
+from hwbench.kernels.problem import WHOLE, Config, Kernel, Problem, kernel, window_kernel
 
 ROUNDS = 8
 DENSE_FROM = 0.3
@@ -105,27 +106,40 @@ def timed(
     rng = np.random.default_rng(0)
     x = tvm.runtime.tensor(rng.random(problem.images * problem.x_image, np.float32))
     y = tvm.runtime.tensor(np.zeros(problem.y_size, np.float32))
-    calls: dict[str, tuple[Any, list[Any]]] = {}
+    first, before = x, None
+    if problem.before is not None:
+        size = problem.images * problem.before.x_planes * problem.before.x_plane
+        first = tvm.runtime.tensor(rng.random(size, np.float32))
+        before = _call(window_kernel(problem.before, "k"), made, first, x)
+    calls: dict[str, list[Callable[[], Any]]] = {}
     for config in configs:
         if calls and time.perf_counter() > deadline:
             break
-        made_of = kernel(bare, config, "k")
-        function = tvm.compile(tvm.IRModule({"k": made_of.function}), target=made.target)["k"]
-        calls[config.label] = function, [x, *map(tvm.runtime.tensor, made_of.constants), y]
+        own = _call(kernel(bare, config, "k"), made, first if config.fuse else x, y)
+        calls[config.label] = [own] if before is None or config.fuse else [before, own]
     taken = race(list(calls.values()), made.threads, deadline)
     return dict(zip(calls, taken, strict=True))
 
 
-def race(calls: Sequence[tuple[Any, Sequence[Any]]], threads: int, deadline: float) -> list[float]:
-    """Return each call's seconds, timed in turns on the same inputs until `deadline`."""
+def _call(kernel: Kernel, made: Machine, x: Any, y: Any) -> Callable[[], Any]:
+    """Return a kernel compiled and bound to its arguments."""
+    function: Any = tvm.compile(tvm.IRModule({"k": kernel.function}), target=made.target)["k"]
+    return functools.partial(function, x, *map(tvm.runtime.tensor, kernel.constants), y)
+
+
+def race(
+    contestants: Sequence[Sequence[Callable[[], Any]]], threads: int, deadline: float
+) -> list[float]:
+    """Return the seconds of each row of calls, timed in turns until `deadline`."""
     rounds: list[list[float]] = []
     while len(rounds) <= ROUNDS and (len(rounds) < 2 or time.perf_counter() < deadline):
         taken = []
-        for call, arguments in calls:
+        for calls in contestants:
             # Not called before: the others have pushed its lists out of the caches, as the other
             # layers of a network do.
             start = clock(threads)
-            call(*arguments)
+            for call in calls:
+                call()
             taken.append(clock(threads) - start)
         rounds.append(taken)
     # The quartile: others use this machine too, and they only ever add time.
@@ -148,6 +162,8 @@ def candidates(problem: Problem, made: Machine) -> list[Config]:
             found += _rows(problem, made, 2)
     if dense or not found:
         found += [*_rows(problem, made, 4), *_rows(problem, made, 8)]
+    if problem.before is not None:
+        found += _fused(problem, made, found)
     return list(dict.fromkeys(found))
 
 
@@ -178,6 +194,19 @@ def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
     }
     for vectors, k_block in sizes[row_block]:
         yield Config(_fit(problem, max(vectors // narrow, 1)), k_block, row_block)
+
+
+def _fused(problem: Problem, made: Machine, others: Sequence[Config]) -> Iterator[Config]:
+    """Return configurations that compute the depthwise layer while they pack, for the same rows."""
+    low, _ = _cuts(problem)
+    heights = {config.row_block for config in others}
+    narrow = 1 if made.registers > 16 else 2
+    # Panels of 7 vectors stay in the first-level cache; 14 never won by more than the noise.
+    sizes = {1: ((7, 1), (7, 2), (4, 2)), 2: ((7, 1),), 4: ((4, 1),), 8: ((2, 1),)}
+    for height in sorted(heights):
+        for vectors, group in sizes[height]:
+            fit = _fit(problem, max(vectors // (1 if height == 1 else narrow), 1))
+            yield Config(fit, low if height == 1 else WHOLE, height, group, pack=True, fuse=True)
 
 
 def _cuts(problem: Problem) -> tuple[int, int]:
@@ -213,8 +242,12 @@ def predicted(problem: Problem, config: Config, core: Core) -> float:
     step = max(one, core.latency / g)
     ends = 2.0 * r * vectors * (1.0 if k_blocks == 1 else 1.5)
     cycles = steps * step + lists * (ends + core.per_segment / g)
-    if config.pack:
+    if config.pack and not config.fuse:
         cycles += taps * vectors * 2.0
+    if problem.before is not None and not config.fuse:
+        # What the depthwise layer stores and this one loads again.
+        size = taps * vectors * tile_count * problem.target.lanes * 4
+        cycles += taps * vectors * (core.beyond_l1 if size <= core.l2_bytes else core.beyond_l2)
     cycles += _stream(problem, steps * r, core)
     return tile_count * cycles
 

@@ -44,6 +44,7 @@ class Row:
     worth: float | None = None
     roof: float | None = None
     bound: str = ""
+    within: str = ""
 
     @property
     def sparse(self) -> bool:
@@ -55,6 +56,8 @@ class Row:
         """The row as a sentence."""
         head = f"{self.form} kernel{f' ({self.config})' if self.config else ''}"
         head += f", {self.sparsity:.0%} zeros{self.why and f': {self.why}'}"
+        if self.within:
+            return f"{head}; computed inside the kernel of {self.within}"
         if self.seconds is None or self.walked is None or self.worth is None:
             return f"{head}; not timed: the code is for another machine"
         roof = f" ({self.walked / self.roof:.0%} of the {self.bound} roof)" if self.roof else ""
@@ -82,7 +85,7 @@ def rows(
     for made in layers:
         taken = left[made.function].pop(0) if left.get(made.function) else 0.0
         why = _why(made, (contests or {}).get(made.signature, {}))
-        row = Row(made.layer, made.form, made.config, 1 - made.density, why)
+        row = Row(made.layer, made.form, made.config, 1 - made.density, why, within=made.within)
         if taken:
             bound = "register" if made.reuse > 1 else "L1"
             row = dataclasses.replace(

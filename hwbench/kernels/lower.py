@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,17 @@ class Made:
     """Of the problem, where a configuration was chosen."""
     reuse: int = 1
     """Multiply-adds that share a loaded input: 1 when every one loads its own."""
+    within: str = ""
+    """The layer whose kernel computes this one as well; empty: it has its own ``function``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A depthwise layer that waits for the 1x1 layer behind it: one kernel may do both."""
+
+    step: Step
+    windowed: Windowed
+    x: Any
 
 
 @dataclass(slots=True)
@@ -105,6 +116,8 @@ class Lowering:
         self.shared: dict[str, str] = {}
         self.functions: dict[int, list[tuple[tirx.PrimFunc, Any]]] = {}
         self.between = Between(self)
+        self.held: dict[str, Held] = {}
+        self.points = {s.inputs[0] for s in graph.steps if _is_point(s)}
 
     def run(self) -> Lowered:
         """Return the module with its function ``main``."""
@@ -128,7 +141,9 @@ class Lowering:
                 ends = [self.builder.emit_output(self._plain(name)) for name in graph.outputs]
             self.builder.emit_func_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
         module = relax.transform.InlinePrivateFunctions()(self.builder.finalize())
-        layers = [dataclasses.replace(m, function=self.shared[m.function]) for m in self.layers]
+        layers = [
+            dataclasses.replace(m, function=self.shared.get(m.function, "")) for m in self.layers
+        ]
         return Lowered(module, layers)
 
     # ---- layouts
@@ -341,6 +356,10 @@ class Lowering:
         assert step.bias is not None
         images, channels = self.graph.shapes[step.inputs[0]][:2]
         target = self._target(step)
+        held = self.held.pop(step.inputs[0], None)
+        if held is not None and held.windowed.target != target:
+            self._release(held)
+            held = None
         x, source, phases, taps = self._source(step, target)
         rest = [self._in(step.residual, target)] if step.residual else []
         planes = layouts.round_up(channels, layouts.ROW_MULTIPLE)
@@ -348,7 +367,6 @@ class Lowering:
         rows = len(step.weights)
         inside = [phase * source.plane + offset for phase, offset in taps]
         sign = step.activation == "clip" and step.low is not None and step.low >= 0
-        name = self.name("conv")
         if step.groups == channels == rows and step.groups > 1:
             windowed = Windowed(
                 "depthwise",
@@ -365,62 +383,85 @@ class Lowering:
                 step.bias,
                 threads=self.threads,
             )
-            made = window_kernel(windowed, name, self._vectors(target))
-            self._note(step, name, "depthwise", made, target, images, rows)
-        else:
-            offsets = np.add.outer(np.arange(channels) * x_plane, inside).reshape(-1)
-            problem = Problem(
-                source,
-                target,
-                step.window,
-                offsets.astype(np.int64),
-                _matrix(step, channels),
-                step.bias,
-                planes * x_plane,
-                images,
-                self._epilogue(step),
-                self.threads,
-            )
-            made = self._chosen(step, name, problem)
-        size = images * layouts.round_up(rows, layouts.ROW_MULTIPLE) * target.plane
+            value = Planes(None, target, images, rows, sign)
+            self.values[step.output] = value
+            found = Held(step, windowed, x)
+            if step.residual is None and step.output in self.points and self._alone(step.output):
+                self.held[step.output] = found
+                return value
+            return self._release(found, rest)
+        offsets = np.add.outer(np.arange(channels) * x_plane, inside).reshape(-1)
+        problem = Problem(
+            source,
+            target,
+            step.window,
+            offsets.astype(np.int64),
+            _matrix(step, channels),
+            step.bias,
+            planes * x_plane,
+            images,
+            self._epilogue(step),
+            self.threads,
+            None if held is None else held.windowed,
+        )
+        config = self.choose(problem)
+        if held is not None and config.fuse:
+            x = held.x
+            self._note(held, "", step.layer)
+        elif held is not None:
+            x = self._release(held).var
+        made = self._chosen(step, self.name("conv"), problem, config)
         return Planes(
-            self.call(made.function, [x, *made.constants, *rest], size),
+            self.call(made.function, [x, *made.constants, *rest], problem.y_size),
             target,
             images,
             rows,
             sign,
         )
 
-    def _chosen(self, step: Step, name: str, problem: Problem) -> Kernel:
-        config = self.choose(problem)
+    def _alone(self, name: str) -> bool:
+        """Return whether one step alone reads a value."""
+        return self.graph.uses.get(name) == 1
+
+    def _release(self, held: Held, rest: Sequence[Any] = ()) -> Planes:
+        """Emit a depthwise layer as a kernel of its own."""
+        name, windowed = self.name("depthwise"), held.windowed
+        made = window_kernel(windowed, name)
+        self._note(held, name)
+        size = windowed.images * layouts.round_up(windowed.channels, layouts.ROW_MULTIPLE)
+        size *= windowed.target.plane
+        var = self.call(made.function, [held.x, *made.constants, *rest], size)
+        value: Planes = dataclasses.replace(self.values[held.step.output], var=var)
+        self.values[held.step.output] = value
+        return value
+
+    def _chosen(self, step: Step, name: str, problem: Problem, config: Config) -> Kernel:
         made = kernel(problem, config, name)
         form = "dense" if made.walked >= 0.999 * problem.matrix.size else "sparse"
         pixels = problem.target.height * problem.target.width * problem.images
+        besides = problem.before.flops if config.fuse and problem.before is not None else 0.0
         self.layers.append(
             Made(
                 step.layer,
                 name,
                 form,
                 problem.density,
-                problem.flops,
+                problem.flops + besides,
                 config.label,
-                2.0 * made.walked * pixels,
+                2.0 * made.walked * pixels + besides,
                 problem.signature,
                 config.row_block,
             )
         )
         return made
 
-    def _note(
-        self, step: Step, name: str, form: str, made: Kernel, target: Layout, images: int, rows: int
-    ) -> None:
-        flops = 2.0 * made.walked * rows * images * target.height * target.width
+    def _note(self, held: Held, name: str, within: str = "") -> None:
+        step, flops = held.step, held.windowed.flops
         assert step.weights is not None
         density = float((step.weights != 0).mean())
-        self.layers.append(Made(step.layer, name, form, density, flops, "", flops))
-
-    def _vectors(self, target: Layout) -> int:
-        return min(7, 12) if isinstance(target, Blocked) else 7
+        self.layers.append(
+            Made(step.layer, name, "depthwise", density, flops, "", flops, within=within)
+        )
 
     def _linear(self, step: Step) -> Any:
         assert step.weights is not None
@@ -485,7 +526,7 @@ class Lowering:
             self.threads,
         )
         name = self.name("linear")
-        made = self._chosen(step, name, problem)
+        made = self._chosen(step, name, problem, self.choose(problem))
         var = self.call(made.function, [x, *made.constants, *rest], problem.y_size)
         return Planes(var, layout, 1, rows)
 
@@ -547,7 +588,7 @@ class Lowering:
             table=_shares(step, self._size(step.inputs[0]), target),
             threads=self.threads,
         )
-        made = window_kernel(windowed, self.name("pool"), self._vectors(target))
+        made = window_kernel(windowed, self.name("pool"))
         size = images * windowed.x_planes * target.plane
         sign = isinstance(value, Planes) and value.sign
         var = self.call(made.function, [x, *made.constants], size)
@@ -620,6 +661,11 @@ def _missing(step: Step, why: str) -> StageError:
         f"no kernel for the operator {step.node.op_type} ({step.name}): {why}",
         mend="leave tvm_sparse out for this model, or replace the operator",
     )
+
+
+def _is_point(step: Step) -> bool:
+    """Return whether a step is a 1x1 convolution of stride 1 over all channels."""
+    return step.kind == "conv" and step.groups == 1 and step.window == Window((1, 1))
 
 
 def _matrix(step: Step, channels: int) -> NDArray[np.float32]:

@@ -21,7 +21,8 @@ class Config:
     """One way to compute a layer: the template's parameters, all sizes in their own units.
 
     ``vectors`` of pixels a tile, ``k_block`` taps at a time, ``row_block`` outputs sharing a
-    list, ``group`` lists walked together, ``pack`` the taps of a tile first.
+    list, ``group`` lists walked together, ``pack`` the taps of a tile first, ``fuse`` the
+    depthwise layer before into this packing.
     """
 
     vectors: int
@@ -29,12 +30,14 @@ class Config:
     row_block: int = 1
     group: int = 1
     pack: bool = False
+    fuse: bool = False
 
     @property
     def label(self) -> str:
         """The configuration on one line, for tables."""
         size = f"V{self.vectors} K{self.k_block} {self.row_block}x1 G{self.group}"
-        return f"{size} pack" if self.pack else size
+        size = f"{size} pack" if self.pack else size
+        return f"{size} {FUSED}" if self.fuse else size
 
     @staticmethod
     def height(label: str) -> int:
@@ -42,8 +45,41 @@ class Config:
         return int(label.split()[2].partition("x")[0])
 
 
+FUSED = "depthwise"
+"""In a label: the depthwise layer before is part of the kernel."""
 WHOLE = 1 << 20
 """A K block that no layer fills: no blocking."""
+WINDOW_VECTORS = 7
+"""Vectors a tile of a depthwise layer or pooling."""
+
+
+NOTHING = Epilogue()
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """A depthwise convolution or pooling over planes; see `stencils.WindowShape`."""
+
+    kind: str
+    source: Layout
+    target: Layout
+    window: Window
+    taps: tuple[int, ...]
+    x_plane: int
+    x_planes: int
+    channels: int
+    images: int
+    epilogue: Epilogue = NOTHING
+    weights: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+    table: NDArray[np.float32] | None = None
+    threads: int = 1
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of a depthwise convolution, two a multiply-add."""
+        pixels = self.target.height * self.target.width
+        return 2.0 * len(self.taps) * self.channels * pixels * self.images
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +87,8 @@ class Problem:
     """A convolution or linear layer over planes.
 
     ``matrix`` (rows, taps) float32, ``bias`` (rows,); tap ``t`` reads ``offsets[t]`` elements
-    behind a tile's position. One image takes ``x_image`` elements of the input.
+    behind a tile's position. One image takes ``x_image`` elements of the input. ``before`` is
+    the depthwise layer that makes this 1x1 layer's input, in the same layout and for it alone.
     """
 
     source: Layout
@@ -64,6 +101,7 @@ class Problem:
     images: int
     epilogue: Epilogue
     threads: int = 1
+    before: Windowed | None = None
 
     @property
     def rows(self) -> int:
@@ -108,9 +146,13 @@ class Problem:
         kinds = f"{type(s).__name__}{s.height}x{s.width} {type(t).__name__}{t.height}x{t.width}"
         shape = f"{self.rows}x{self.matrix.shape[1]} {self.window.kernel} {self.window.stride}"
         pairs, fours = self.block_density
+        after = ""
+        if self.before is not None:
+            kind = type(self.before.source).__name__
+            after = f" after {kind} {self.before.window.kernel} {self.before.window.stride}"
         return (
             f"{kinds} {shape} n{self.images} L{t.lanes} t{self.threads} "
-            f"{self.density:.1f}/{pairs:.1f}/{fours:.1f}"
+            f"{self.density:.1f}/{pairs:.1f}/{fours:.1f}{after}"
         )
 
 
@@ -131,19 +173,24 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     p = problem
     taps = p.matrix.shape[1]
     k_block = min(config.k_block, taps)
+    before = p.before if config.fuse else None
     places = np.arange(taps) % k_block if config.pack else p.offsets
     coded = encode.encode(p.matrix, places, k_block, config.row_block, config.group)
-    walk = layouts.tiles(p.source, p.target, p.window, config.vectors)
+    source, window, x_image = p.source, p.window, p.x_image
+    if before is not None:
+        source, window = before.source, before.window
+        x_image = before.x_planes * before.x_plane
+    walk = layouts.tiles(source, p.target, window, config.vectors)
     mask = layouts.mask(p.target, walk)
     y_image = p.planes * p.target.plane
-    tile_x, tile_y = repeated(walk.x, p.x_image, p.images), repeated(walk.y, y_image, p.images)
+    tile_x, tile_y = repeated(walk.x, x_image, p.images), repeated(walk.y, y_image, p.images)
     shape = template.Shape(
         lanes=p.target.lanes,
         taps=taps,
         tiles=len(tile_x),
         vx=walk.vx,
         vy=walk.vy,
-        x_size=p.images * p.x_image,
+        x_size=p.images * x_image,
         y_size=p.y_size,
         rows=p.rows,
         k_block=k_block,
@@ -158,10 +205,14 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         images=p.images,
         planes=p.planes,
         parallel=p.threads > 1 and not _overlapping(walk, p.target.lanes),
+        stencil=None if before is None else template.Stencil(before.taps, before.epilogue),
     )
     bias = np.zeros(p.planes, np.float32)
     bias[: p.rows] = p.bias
-    constants = [p.offsets.astype(np.int32), tile_x, tile_y, *coded.arrays, bias]
+    starts = p.offsets if before is None else np.arange(taps) * before.x_plane
+    constants = [starts.astype(np.int32), tile_x, tile_y, *coded.arrays, bias]
+    if before is not None and before.weights is not None and before.bias is not None:
+        constants += [np.ascontiguousarray(before.weights.reshape(-1)), before.bias]
     if mask is not None:
         constants.append(np.tile(mask, p.images))
     return Kernel(template.sparse_kernel(name, shape), tuple(constants), coded.stored)
@@ -179,32 +230,9 @@ def _overlapping(walk: layouts.Tiles, lanes: int) -> bool:
     return bool(np.diff(np.sort(spots)).min(initial=lanes) < lanes)
 
 
-NOTHING = Epilogue()
-
-
-@dataclass(frozen=True, slots=True)
-class Windowed:
-    """A depthwise convolution or pooling over planes; see `stencils.WindowShape`."""
-
-    kind: str
-    source: Layout
-    target: Layout
-    window: Window
-    taps: tuple[int, ...]
-    x_plane: int
-    x_planes: int
-    channels: int
-    images: int
-    epilogue: Epilogue = NOTHING
-    weights: NDArray[np.float32] | None = None
-    bias: NDArray[np.float32] | None = None
-    table: NDArray[np.float32] | None = None
-    threads: int = 1
-
-
-def window_kernel(w: Windowed, name: str, vectors: int) -> Kernel:
-    """Return the kernel of a depthwise convolution or pooling, `vectors` a tile."""
-    walk = layouts.tiles(w.source, w.target, w.window, vectors)
+def window_kernel(w: Windowed, name: str) -> Kernel:
+    """Return the kernel of a depthwise convolution or pooling."""
+    walk = layouts.tiles(w.source, w.target, w.window, WINDOW_VECTORS)
     planes = layouts.round_up(w.channels, layouts.ROW_MULTIPLE)
     constants: list[Array] = [np.asarray(walk.x, np.int32), np.asarray(walk.y, np.int32)]
     if w.weights is not None and w.bias is not None:

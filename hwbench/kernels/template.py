@@ -34,6 +34,17 @@ class Epilogue:
 
 
 @dataclass(frozen=True, slots=True)
+class Stencil:
+    """A depthwise layer that is computed while its output is packed: never stored, only read.
+
+    ``taps`` are offsets inside a channel's input.
+    """
+
+    taps: tuple[int, ...]
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """Everything a kernel's loops depend on; sizes count elements (float32 or int32)."""
 
@@ -57,6 +68,7 @@ class Shape:
     images: int
     planes: int
     parallel: bool = False
+    stencil: Stencil | None = None
 
 
 def vectors(lanes: int, store: Callable[[Any], None]) -> None:
@@ -148,10 +160,11 @@ def sparse_kernel(name: str, shape: Shape) -> tirx.PrimFunc:
     """Return the kernel that a shape describes.
 
     Its arguments are ``(x, tap offsets, tile x, tile y, blocks, rows, steps, offsets, values,
-    bias[, mask][, residual], y)``.
+    bias[, depthwise weights, depthwise bias][, mask][, residual], y)``.
     ``y[row, tile] = activation(bias[row] + sum value * x[tile + offset] + residual[row, tile])``.
     With ``pack``, each tile's taps of a K block are copied side by side first (im2col of one
-    tile), and offsets count vectors of taps instead.
+    tile), and offsets count vectors of taps instead. With a `Stencil` what is packed is the
+    depthwise layer's output (channels * its taps weights, a bias a channel).
     """
     return finish(lambda: _Writer(shape).write(), name)
 
@@ -176,6 +189,9 @@ class _Writer:
         self.values = argument("values", s.steps * s.group * s.row_block)
         self.bias = argument("bias", s.planes)
         self.width = len(s.vx) * s.lanes
+        if s.stencil is not None:
+            self.factors = argument("factors", s.taps * len(s.stencil.taps))
+            self.shifts = argument("shifts", s.taps)
         if s.masked:
             self.mask = argument("mask", s.tiles * self.width)
         if s.epilogue.residual:
@@ -205,10 +221,30 @@ class _Writer:
         if panel is None:
             return
         with T.serial(0, count) as tap:
+            if s.stencil is not None:
+                self._stencil(s.stencil, tile, start + tap, tap * self.width)
+                return
             for v, vx in enumerate(s.vx):
                 with T.vectorized(0, s.lanes) as lane:
                     value = self.x[self.tap[start + tap] + self.tx[tile] + vx + lane]
                     T.buffer_store(panel, value, [tap * self.width + v * s.lanes + lane])
+
+    def _stencil(self, stencil: Stencil, tile: Any, channel: Any, to: Any) -> None:
+        """Write one tile of a depthwise layer's channel to the panel."""
+        s, count = self.s, len(stencil.taps)
+        sums = T.alloc_buffer((self.width,), "float32", scope="local")
+        for t, tap in enumerate(stencil.taps):
+            for v, vx in enumerate(s.vx):
+                with T.vectorized(0, s.lanes) as lane:
+                    at = v * s.lanes + lane
+                    value = self.x[self.tap[channel] + self.tx[tile] + (tap + vx) + lane]
+                    before = sums[at] if t else self.shifts[channel]
+                    value = before + self.factors[channel * count + t] * value
+                    T.buffer_store(sums, value, [at])
+        for v in range(len(s.vx)):
+            with T.vectorized(0, s.lanes) as lane:
+                at = v * s.lanes + lane
+                T.buffer_store(self.panel, activate(sums[at], stencil.epilogue), [to + at])
 
     def _block(self, tile: Any, block: Any, *, first: bool, last: bool) -> None:
         s = self.s

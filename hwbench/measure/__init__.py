@@ -2,10 +2,11 @@
 
 `measure` ships the worker, drives its passes and keeps every raw sample; `values` derives the
 numbers, `beside` compares with the reference; `duel` takes the latency alone, `answers`
-only a split's outputs; `probe` says what the device is; `pack` writes a sitting for elsewhere.
+only a split's outputs; `probe` says what the device is, `runtimes` what
+runs there; `pack` writes a sitting for elsewhere.
 """
 
-from hwbench.measure.device import probe
+from hwbench.measure.device import UNAVAILABLE, probe, runtimes
 from hwbench.measure.pack import pack
 from hwbench.measure.package import worker_zip
 from hwbench.measure.parcel import is_elsewhere
@@ -13,6 +14,7 @@ from hwbench.measure.sitting import answers, duel, measure
 from hwbench.measure.values import beside, values
 
 __all__ = [
+    "UNAVAILABLE",
     "answers",
     "beside",
     "duel",
@@ -20,6 +22,7 @@ __all__ = [
     "measure",
     "pack",
     "probe",
+    "runtimes",
     "values",
     "worker_zip",
 ]

@@ -22,6 +22,9 @@ from hwbench.worker.messages import Command, Feel, Job, Look, Settings, encode
 SILENCE = 120.0
 """Seconds without a line after which the launcher is given up; it says every 2 that it lives."""
 
+UNAVAILABLE = "not available"
+"""How the word on a runtime begins that does not run there."""
+
 
 class Device:
     """A session on a target, with its worker running."""
@@ -87,8 +90,9 @@ class Device:
         found = {}
         for message in self.ask(look(self.target)):
             if "failure" in message:
-                why = str(message["failure"]["message"]).removeprefix("not available: ")
-                found[message["of"]] = f"not available: {why}"
+                why = str(message["failure"]["message"]).removeprefix(f"{UNAVAILABLE}: ")
+                mend = message["failure"]["detail"]
+                found[message["of"]] = f"{UNAVAILABLE}: {why}" + (f" ({mend})" if mend else "")
             else:
                 versions = message["versions"]["versions"]
                 found[message["of"]] = ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
@@ -154,6 +158,15 @@ def look(target: TargetProfile) -> Look:
         for s in target.backends
     )
     return Look(jobs, Settings("", side_by_side=len(jobs), gpu=gpu_of(target)))
+
+
+def runtimes(target: TargetProfile) -> Mapping[str, str]:
+    """Return what each of a target's backends says it is there, once it has loaded its runtime.
+
+    One that does not start says ``not available: why``. Raises `TargetError` as `opened` does.
+    """
+    with tempfile.TemporaryDirectory() as folder, opened(target, Path(folder) / "log") as device:
+        return device.versions()
 
 
 def probe(target: TargetProfile) -> Conditions:

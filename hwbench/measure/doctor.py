@@ -20,7 +20,7 @@ from hwbench.conditions import throttle_words
 from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import StageError, TargetError
 from hwbench.measure import trial
-from hwbench.measure.device import Device, check_identity, opened
+from hwbench.measure.device import UNAVAILABLE, Device, check_identity, opened
 from hwbench.measure.shipment import module_of
 from hwbench.records import Conditions, MeasureSpec, PluginSpec, TargetProfile
 from hwbench.worker.messages import Energy
@@ -146,6 +146,7 @@ def checks(
     return (
         Check("reachable", Grade.OK, f"by {target.connection.kind if target.connection else '?'}"),
         _same_device(target, now, emulated),
+        *_user(target, now.state),
         *_runtimes(versions),
         *_gpu(target, now),
         _governor(now.state),
@@ -168,7 +169,10 @@ def _gpu(target: TargetProfile, now: Conditions) -> tuple[Check, ...]:
     if target.gpu is None or "name" not in found:
         return ()
     what = f"{found['name']}, {found['uuid']}, {units.text(found['memory'], 'B')}"
-    checks = [Check("GPU", Grade.OK, f"{what}, driver {now.software.get('nvidia_driver')}")]
+    driver = (
+        f"driver {now.software.get('nvidia_driver')} for CUDA {now.software.get('cuda_driver')}"
+    )
+    checks = [Check("GPU", Grade.OK, f"{what}, {driver}")]
     others = now.state.get("gpu_processes") or 0
     mend = "end them (nvidia-smi lists them): they take time, clock, memory and energy"
     grade = Grade.WARN if others else Grade.OK
@@ -227,16 +231,26 @@ def _same_device(target: TargetProfile, now: Conditions, emulated: str) -> Check
     return Check(name, Grade.OK, ", ".join(str(w) for w in words if w))
 
 
+def _user(target: TargetProfile, state: Mapping[str, Any]) -> tuple[Check, ...]:
+    """Return who runs there, of a target that is reached as somebody."""
+    if target.connection is None or "host" not in target.connection.options:
+        return ()
+    if state.get("root"):
+        mend = "name an ordinary user: hwbench needs no more, and a mistake could do more"
+        return (Check("user", Grade.WARN, "root", mend),)
+    return (Check("user", Grade.OK, "an ordinary one"),)
+
+
 def _runtimes(versions: Mapping[str, str]) -> tuple[Check, ...]:
     if not versions:
         mend = "name one under backends in the target's file"
         return (Check("runtimes", Grade.FAIL, "the target names no backend", mend),)
-    lost = all(v.startswith("not available") for v in versions.values())
+    lost = all(v.startswith(UNAVAILABLE) for v in versions.values())
     found = []
     for name, version in versions.items():
-        bad = version.startswith("not available")
+        bad = version.startswith(UNAVAILABLE)
         grade = (Grade.FAIL if lost else Grade.WARN) if bad else Grade.OK
-        mend = "install it on the device, or take the backend out of the target" if bad else ""
+        mend = "install it there (hwbench board setup), or take it out of the target" if bad else ""
         found.append(Check(f"runtime {name}", grade, version, mend))
     return tuple(found)
 
@@ -334,7 +348,7 @@ def _meters(meters: Mapping[str, str]) -> Check:
     if not meters:
         mend = "name meters in the target's file"
         return Check(name, Grade.WARN, "the target names no meter: no energy", mend)
-    lost = {k: v for k, v in meters.items() if v.startswith("not available")}
+    lost = {k: v for k, v in meters.items() if v.startswith(UNAVAILABLE)}
     works = {k: v for k, v in meters.items() if k not in lost}
     said = "; ".join(f"{k} ({v})" if k in works else f"{k}: {v}" for k, v in meters.items())
     if not works:

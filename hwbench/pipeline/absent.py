@@ -17,6 +17,7 @@ from hwbench.pipeline.counted import counted
 from hwbench.pipeline.jobs import Inputs, Prepared, Scored
 from hwbench.pipeline.judge import accuracy, ask_score, failed, split
 from hwbench.pipeline.prepare import prepare
+from hwbench.pipeline.rehearse import rehearse
 from hwbench.predict import counts
 from hwbench.records import (
     METRICS,
@@ -87,7 +88,15 @@ def study(
     judged, how = _judged(context, ready)
     results = [*judged, *found.failures]
     context.run.keep(results)
-    decision = pareto.decide(results, context.recipe, context.target)
+    results, decision, rehearsed = rehearse(
+        context,
+        results,
+        ready,
+        split(context, "validation"),
+        lambda found: pareto.decide(found, context.recipe, context.target),
+    )
+    context.run.keep(results)
+    context.show("score", 1.0, "")
     decision = dataclasses.replace(decision, test=_test(context, decision, ready))
     ended = datetime.datetime.now(datetime.UTC)
     seconds["prepare"] = round((prepared - started).total_seconds(), 1)
@@ -105,6 +114,7 @@ def study(
         notes=(
             first_line(context.target),
             how,
+            rehearsed,
             *(f"the target does not run the backend {name}" for name in left_out),
             *found.notes,
         ),
@@ -120,7 +130,6 @@ def _judged(context: Context, ready: Sequence[Prepared]) -> tuple[list[Result], 
     context.show("score", 0.5, "predicting")
     latencies = _latencies(context, ready)
     results = [_result(context, p, scores, latencies.values) for p in ready]
-    context.show("score", 1.0, "")
     return results, latencies.how
 
 

@@ -70,6 +70,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "Energy by operations",
                 "multiply-adds and bytes of weights times energy per operation: ranks, no more",
             ),
+            Metric(
+                "output_error",
+                "score",
+                "lower",
+                "Output error",
+                "how far the artifact's answers are from its ONNX file's, of the largest",
+            ),
             Metric("compile_time", "s", "lower", "Compile time", "from ONNX file to artifact"),
             Metric("artifact_bytes", "B", "lower", "Artifact", "bytes of the files to ship"),
             Metric("parameters", "count", "lower", "Parameters", "weights in the ONNX file"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hwbench.connections.emulated import FOLDER
+from tests import emulated
 from tests.integration.house import House
 
 pytestmark = pytest.mark.slow
@@ -19,7 +21,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     return House.build(tmp_path_factory.mktemp("house"))
 
 
-def test_a_run_without_its_board_is_complete_and_says_what_it_is(house: House) -> None:
+def test_a_run_without_its_board_is_complete_and_says_what_it_is(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(house.folder / "nowhere"))
     changes = ("--set", "backends={onnxruntime: {}, tvm: {}}")
     done = house.run("bench", "--recipe", "smoke", "--target", "rpi4", *changes)
     assert done.stderr.startswith("no board is configured for rpi4"), "the first line says so"
@@ -38,6 +43,9 @@ def test_no_number_passes_as_measured(house: House) -> None:
     latest = house.folder / "reports/latest"
     for result in house.results():
         assert result["failure"] is None, result
+        outputs = result["values"].pop("output_error")
+        assert outputs["value"] is None
+        assert "not checked: there is no emulated board" in outputs["reason"]
         for value in result["values"].values():
             assert value["source"] in ("predicted", "static", "proxy"), value
         latency = result["values"]["latency_p50"]
@@ -65,6 +73,25 @@ def test_the_artifacts_are_code_for_the_board(house: House) -> None:
         if p.read_bytes()[18:20] == (183).to_bytes(2, "little")
     ]
     assert len(names) >= 3, "three sets of weights, cross-compiled"
+
+
+@pytest.mark.contract
+def test_outputs_are_rehearsed_where_there_is_an_emulated_board(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ("--set", "backends={tvm: {}}", "--set", "search.methods=[{pattern: channel}]")
+    with emulated.ours() as board:
+        monkeypatch.setenv(FOLDER, str(board))
+        house.run("bench", "--recipe", "smoke", "--target", "rpi4", *changes)
+    assert house.decision()["basis"] == "predicted"
+    checked = [r["values"]["output_error"] for r in house.results()]
+    assert {value["source"] for value in checked} == {"emulated"}
+    seen = [value for value in checked if value["value"] is not None]
+    assert len(seen) >= 2, "the chosen and the dense model at least"
+    assert all(0 <= value["value"] < 1e-5 for value in seen), seen
+    assert all(value["reason"].startswith("not checked") for value in checked if not value["note"])
+    study = json.loads((house.folder / "reports/latest/study.json").read_text())["study"]
+    assert any("answer as their ONNX files do" in note for note in study["notes"])
 
 
 def test_pick_stays_predicted(house: House) -> None:

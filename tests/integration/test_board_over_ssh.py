@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import config, equip, registry
+from hwbench import config, equip, measure, registry
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
 from tests import emulated
@@ -216,20 +216,33 @@ def test_a_host_that_is_killed_leaves_nothing_running_there(desk: Desk) -> None:
     # The next guest gets in at once: the one that was killed is away.
     registry.create("connections", "ssh", connection.options).close()
     found = subprocess.run(
-        ["ssh", "-F", str(desk.board.config), "raspberrypi", "ls .hwbench/sessions; ps -e -o args"],
+        ["ssh", "-F", str(desk.board.config), "raspberrypi",
+         "id -u; ls .hwbench/sessions; ps -e -o args"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+    assert found.startswith("1000\n"), "nothing there runs as root"
     assert "hwbench-" not in found
     assert "serve" not in found
+
+
+def test_tvms_runtime_loads_there_without_its_compiler(desk: Desk) -> None:
+    path = desk.house.folder / "targets/board.yaml"
+    path.write_text(path.read_text().replace("onnxruntime: {}", "tvm: {}, tvm_sparse: {}"))
+    found = measure.runtimes(config.load_target(str(path)))
+    assert len(found) == 2
+    for said in found.values():
+        assert said.startswith("apache-tvm ")
 
 
 def test_setup_needs_no_network_and_no_pip_there(desk: Desk) -> None:
     desk.attach()
     path = desk.house.folder / "targets/board.yaml"
     path.write_text(path.read_text().replace("onnxruntime: {}", '"null": {}'))
-    report = equip.setup(config.load_target(str(path)))
-    assert report.complete, report
-    assert list(report.runtimes) == ["numpy"]
+    target = config.load_target(str(path))
+    assert equip.setup(target) == "/home/pi/.hwbench/venv"
+    (said,) = measure.runtimes(target).values()
+    assert "numpy" in said
+    assert not said.startswith(measure.UNAVAILABLE)
     where = "import numpy; print(numpy.__file__)"
     found = subprocess.run(
         ["ssh", "-F", str(desk.board.config), "raspberrypi",

@@ -8,13 +8,15 @@ import os
 import shlex
 import shutil
 import signal
+import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hwbench import config, registry
+from hwbench import config, measure, registry
 from hwbench.connections import _link, ssh
 from hwbench.errors import TargetError, UserError
 from tests.loopback import Loopback, serving
@@ -156,7 +158,10 @@ def test_a_wrong_key_is_said_with_its_mend(
     assert not (server.folder / "nobody").exists(), "no key is accepted unasked"
 
 
-@pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "", "a b", "a\nb"])
+@pytest.mark.parametrize(
+    "host",
+    ["-oProxyCommand=touch x", "", "a b", "a\nb", "pi@$(touch x)", "a;touch x", "a`id`", "a|b"],
+)
 def test_what_is_no_host_never_reaches_ssh(host: str, server: Loopback) -> None:
     with pytest.raises(UserError, match="no host"):
         opened(server, host=host)
@@ -209,6 +214,41 @@ def _sent(board: ssh.SshConnection) -> list[Path]:
 
     board._send_file = noted  # type: ignore[method-assign]
     return sent
+
+
+def test_a_python_by_name_means_what_setup_made_of_it(server: Loopback, tmp_path: Path) -> None:
+    base = Path(os.path.realpath(sys.executable))
+    there = tmp_path / "there"
+    venv.create(there / "venv", symlinks=True)
+    (tmp_path / "where.py").write_text("import sys; print(sys.prefix)")
+    found = {}
+    for python in ("", base.name, str(base)):
+        with (
+            contextlib.closing(opened(server, folder=str(there), python=python)) as board,
+            (tmp_path / "log").open("wb") as log,
+        ):
+            script = board.put(tmp_path / "where.py", "where.py")
+            found[python] = board.start([script], log).receive(60)
+    assert found.pop(str(base)) == sys.base_prefix, "a path is meant as it is"
+    assert set(found.values()) == {str(there / "venv")}
+
+
+def test_a_runtime_that_does_not_load_is_said(server: Loopback, tmp_path: Path) -> None:
+    fake = tmp_path / "site/tvm"
+    (fake / "lib").mkdir(parents=True)
+    (fake / "__init__.py").touch()
+    (fake / "lib/libtvm_runtime.so").write_text("no library")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/site exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "board.yaml").write_text(
+        "version: 1\ntitle: t\nsoc: s\nisa: x86_64\ncores: 2\nram: 1GiB\n"
+        'backends: {tvm: {}, "null": {}}\n'
+        f"connection: {json.dumps({'kind': 'ssh', **server.options(python=str(python))})}\n"
+    )
+    found = measure.runtimes(config.load_target(str(tmp_path / "board.yaml")))
+    assert found["tvm"].startswith(f"{measure.UNAVAILABLE}: TVM's libtvm_runtime.so does not load")
+    assert "null" in found["null"]
 
 
 def test_who_says_which_board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

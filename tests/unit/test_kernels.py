@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,10 @@ def document(
 
 
 def ours(
-    path: Path, x: np.ndarray, lanes: int, pick: int = 0, threads: int = 1
-) -> tuple[np.ndarray, list[lower.Made]]:
-    """Return what our kernels answer, each layer with its `pick`-th configuration."""
+    path: Path, x: np.ndarray, lanes: int, pick: int = 0, threads: int = 1,
+    choice: Callable[[Problem], Config] | None = None,
+) -> tuple[np.ndarray, list[lower.Made]]:  # fmt: skip
+    """Return what our kernels answer, each layer with its `pick`-th configuration or `choice`."""
     made = MACHINES[lanes]
     if threads > 1:
         made = build.machine(made.mcpu, threads=threads)
@@ -68,7 +69,7 @@ def ours(
         found = choose.candidates(problem, made)
         return found[pick % len(found)]
 
-    lowered = lower.lower(graph.read(path, len(x)), made, chosen)
+    lowered = lower.lower(graph.read(path, len(x)), made, choice or chosen)
     executable = tvm.compile(build.prepare(lowered.module, None, made), made.target)
     machine = relax.VirtualMachine(executable, tvm.cpu(0))
     return machine["main"](tvm.runtime.tensor(x)).numpy(), lowered.layers
@@ -174,6 +175,73 @@ def convolution(c: dict[str, Any], seed: int = 0) -> tuple[onnx.ModelProto, np.n
 def test_convolutions(shape: dict[str, Any], pick: int, lanes: int, tmp_path: Path) -> None:
     model, x = convolution(shape)
     agree(model, x, tmp_path, lanes, pick)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@given(
+    shape=convolutions(), rows=st.integers(1, 21), zeros=st.sampled_from(KINDS),
+    fused=st.booleans(), residual=st.booleans(), infinite=st.booleans(), pick=st.integers(0, 500),
+)  # fmt: skip
+@settings(few, max_examples=5)
+def test_a_depthwise_layer_before_a_point(
+    shape: dict[str, Any], rows: int, zeros: str, fused: bool, residual: bool, infinite: bool,
+    pick: int, lanes: int, tmp_path: Path,
+) -> None:  # fmt: skip
+    """The pair is one kernel or two; an infinite pixel spreads no further in either."""
+    shape |= {"rows": shape["channels"], "group": shape["channels"]}
+    model, x = convolution(shape)
+    rng = np.random.default_rng(rows)
+    rows = shape["channels"] if residual else rows
+    weights = {
+        "p": pruned(rng, (rows, shape["channels"], 1, 1), zeros),
+        "o": pruned(rng, (rows, shape["channels"], *shape["kernel"]), "half"),
+    }
+    given_ = {k: shape[k] for k in ("dilations", "pads", "strides")}
+    nodes = [helper.make_node("Conv", ["y", "p"], ["z"])]
+    if residual:  # what is added behind the pair comes from a layer of its own
+        nodes.insert(0, helper.make_node("Conv", ["x", "o"], ["r"], **given_))
+        nodes.append(helper.make_node("Add", ["z", "r"], ["s"]))
+    model.graph.node.extend([*nodes, helper.make_node("Relu", ["s" if residual else "z"], ["e"])])
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in weights.items())
+    model.graph.output[0].name = "e"
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+
+    def chosen(problem: Problem) -> Config:
+        found = choose.candidates(problem, MACHINES[lanes])
+        if problem.before is not None:
+            found = [c for c in found if c.fuse == fused]
+        return found[pick % len(found)]
+
+    if infinite:
+        x[0, 0, 0, 0] = np.inf
+    found, layers = ours(path, x, lanes, choice=chosen)
+    expected = theirs(model, x)
+    clean = np.isfinite(expected)
+    wrong = np.abs(found[clean] - expected[clean]).max(initial=0)
+    assert wrong <= 1e-5 * max(float(np.abs(expected[clean]).max(initial=0)), 1e-3)
+    assert fused or not any(layer.within for layer in layers)
+
+
+def test_a_depthwise_layer_that_two_read_is_stored(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"d": pruned(rng, (6, 1, 3, 3), "dense"), "p": pruned(rng, (6, 6, 1, 1), "half")}
+    nodes = [
+        helper.make_node("Conv", ["x", "d"], ["a"], group=6, pads=[1] * 4),
+        helper.make_node("Conv", ["a", "p"], ["b"]),
+    ]
+    x = rng.standard_normal((1, 6, 16, 16)).astype(np.float32)
+    twice = [*nodes, helper.make_node("Add", ["b", "a"], ["y"])]
+    for listed, within in (
+        ([*nodes, helper.make_node("Relu", ["b"], ["y"])], ["p", ""]),
+        (twice, ["", ""]),
+    ):
+        path = tmp_path / "m.onnx"
+        model = document(listed, weights, x.shape[1:])
+        onnx.save(model, str(path))
+        found, layers = ours(path, x, 8, choice=lambda p: choose.candidates(p, MACHINES[8])[-1])
+        np.testing.assert_allclose(found, theirs(model, x), rtol=1e-4, atol=1e-5)
+        assert [bool(layer.within) for layer in layers] == [bool(name) for name in within]
 
 
 @pytest.mark.parametrize("lanes", MACHINES)

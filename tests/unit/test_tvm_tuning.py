@@ -90,6 +90,7 @@ def test_only_the_fastest_are_kept_and_patience_counts() -> None:
     [
         ({"tuning": {"minutes": -1.0}}, "-1.0 minutes"),
         ({"tuning": {"minutes": math.inf}}, "inf minutes"),
+        ({"tuning": {}}, "0.0 minutes"),
         ({"tuning": {"minutes": 1.0}, "schedule": False}, "not to schedule"),
         (
             {"tuning": {"minutes": 1.0}, "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"},
