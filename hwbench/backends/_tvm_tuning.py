@@ -9,6 +9,7 @@ pickled and no process is started: TVM's own builder and runner do both.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import sys
@@ -280,7 +281,7 @@ def _final(kernel: _Kernel, made: Machine) -> None:
     racers: list[tuple[Trace | None, Any]] = [(None, _house(kernel, made))]
     racers += [(trace, plan.mod) for trace, plan in plans if plan is not None]
     arguments = _arguments(kernel.module)
-    calls = [(_compiled(module, made), arguments) for _, module in racers]
+    calls = [[functools.partial(_compiled(module, made), *arguments)] for _, module in racers]
     taken = race(calls, made.threads, time.perf_counter() + ROUNDS)
     quickest = min(range(len(taken)), key=taken.__getitem__)
     found.untuned, found.tuned, found.best = taken[0], taken[quickest], racers[quickest][0]
