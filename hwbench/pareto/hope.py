@@ -12,10 +12,12 @@ from hwbench.pareto.goals import meets
 from hwbench.pareto.words import accuracy_metric
 from hwbench.records import METRICS, Recipe, Result
 
-LEAST = 0.02
+LEAST = 0.03
 """Share of the hypervolume that all who are left must be able to add, to go on training."""
 HEALS = 0.2
 """How a first training is thought to heal: a relative error e becomes e to this power."""
+SPARE = 0.05
+"""Share of the dense model's errors that a fine-tuning, being more training, may take off."""
 _TAUGHT = 1.5
 """A relative error from which on a healing says something about others."""
 
@@ -40,11 +42,10 @@ def hoped(result: Result, reference: Result, recipe: Recipe, heals: float) -> Re
     if own is None or dense is None or own.value is None or dense.value is None or not costs:
         return result
     (cost,) = costs.values()
-    if cost <= 1:
-        return result
     # Relative errors are straight lines of the score, so shares of the loss are too.
-    left = (cost**heals - 1) / (cost - 1)
-    value = dataclasses.replace(own, value=dense.value - (dense.value - own.value) * left)
+    left = (cost**heals - 1) / (cost - 1) if cost > 1 else 1.0
+    spare = SPARE * (1 - dense.value) if METRICS[own.metric].unit == "fraction" else 0.0
+    value = dataclasses.replace(own, value=dense.value - (dense.value - own.value) * left + spare)
     return dataclasses.replace(result, values={**result.values, value.metric: value})
 
 

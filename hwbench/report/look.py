@@ -139,7 +139,7 @@ def dense_on(result: Result, study: Study) -> Result | None:
 
 
 def is_control(result: Result) -> bool:
-    """Whether the candidate is in the study to be beaten."""
+    """Whether the candidate is in the study to be beaten: random cuts, or from scratch."""
     return result.candidate.compression.is_control
 
 

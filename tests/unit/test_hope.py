@@ -49,15 +49,15 @@ def test_the_best_healing_seen_is_hoped_for_all_and_a_scratch_teaches_nothing() 
     assert pareto.power([(4.0, 5.0)]) == 1.0
 
 
-def test_an_error_is_hoped_to_shrink_and_no_better_than_dense_is_hoped() -> None:
-    poor = row(0.5, 0.5, 5e-6)
+def test_an_error_is_hoped_to_shrink_to_a_little_less_than_the_dense_models() -> None:
+    poor, spare = row(0.5, 0.5, 5e-6), 0.05 * 0.1
     whole = pareto.hoped(poor, DENSE, RECIPE, 0.0).number("top1")
     half = pareto.hoped(poor, DENSE, RECIPE, 0.5).number("top1")
-    assert whole == pytest.approx(0.9)
-    assert half == pytest.approx(1 - (math.sqrt(0.501 / 0.101) * 0.101 - 0.001))
-    assert pareto.hoped(poor, DENSE, RECIPE, 1.0).number("top1") == pytest.approx(0.5)
+    assert whole == pytest.approx(0.9 + spare)
+    assert half == pytest.approx(1 - (math.sqrt(0.501 / 0.101) * 0.101 - 0.001) + spare)
+    assert pareto.hoped(poor, DENSE, RECIPE, 1.0).number("top1") == pytest.approx(0.5 + spare)
     better = row(0.1, 0.95, 9e-6)
-    assert pareto.hoped(better, DENSE, RECIPE, 0.5) == better
+    assert pareto.hoped(better, DENSE, RECIPE, 0.5).number("top1") == pytest.approx(0.95 + spare)
 
 
 def test_the_largest_gain_comes_first_and_little_gains_are_not_worth_a_training() -> None:
