@@ -49,7 +49,7 @@ _STREAMS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 class Options:
     """Images per split, and the seed that decides who is in which split and every drawing.
 
-    ``network``: ``resnet8`` (3.2 M multiply-adds) or ``resnet18`` with half its channels (11 M),
+    ``network``: ``resnet8`` (3.2 M multiply-adds) or ``resnet18`` with half its channels (9.9 M),
     where there is more to choose from by layer.
     """
 
