@@ -109,7 +109,7 @@ def do(job: Job, progress: Progress) -> Iterable[Answer]:
     elif isinstance(job, WriteInputs):
         yield _write_inputs(job)
     elif isinstance(job, Compile):
-        made = compiling.compile_model(job.candidate, job.model, job.target, job.folder)
+        made = compiling.compile_model(job.candidate, job.model, job.target, job.folder, progress)
         yield Prepared(job.candidate, job.model, made)
     elif isinstance(job, Widths):
         yield Prunable(prunable(job.spec, _workload(job.spec.workload)))
@@ -142,7 +142,7 @@ def _prepare(job: Prepare, progress: Progress) -> Iterable[Prepared]:
         except StageError as error:
             yield Prepared(candidate, notes=compressed.notes, failure=_failure(error))
             continue
-        yield _compiled(cache, job, candidate, model, compressed.notes)
+        yield _compiled(cache, job, candidate, model, compressed.notes, progress)
 
 
 def _compressed(
@@ -158,14 +158,19 @@ def _compressed(
 
 
 def _compiled(
-    cache: Cache, job: Prepare, candidate: Candidate, model: OnnxModel, notes: tuple[str, ...]
+    cache: Cache,
+    job: Prepare,
+    candidate: Candidate,
+    model: OnnxModel,
+    notes: tuple[str, ...],
+    progress: Progress,
 ) -> Prepared:
     try:
         compiled = cache.make(
             "compile",
             compile_key(candidate, job.target, model),
             CompiledModel,
-            lambda folder: compiling.compile_model(candidate, model, job.target, folder),
+            lambda folder: compiling.compile_model(candidate, model, job.target, folder, progress),
         )
     except StageError as error:
         return Prepared(candidate, model, None, notes, _failure(error))
