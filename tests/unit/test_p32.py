@@ -115,4 +115,4 @@ def test_the_larger_network_has_layers_to_choose_from() -> None:
     model = workload.model().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-    assert counter.get_total_flops() // 2 == 9_857_536
+    assert counter.get_total_flops() // 2 == 8_762_624
