@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 from hwbench import registry
 from hwbench.errors import StageError
 from hwbench.kernels import bench, build, choose, graph, lower
+from hwbench.pareto import decide
+from hwbench.records import Source, Value
+from tests import synthetic
 from tests.unit.test_kernels import block
 
 
@@ -59,6 +63,48 @@ def test_no_linker_is_said(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "m.onnx"))
     with pytest.raises(StageError, match="no-such-gcc"):
         bench.compiled(tmp_path / "m.onnx", x, 1, backend)
+
+
+def test_where_sparse_does_not_pay_the_decision_says_ship_it_on_ort(tmp_path: Path) -> None:
+    """Few zeros, and code for a core of 2008 (4 lanes, no fused multiply-add): slower than ORT."""
+    from torch import nn
+
+    layers = [part for _ in range(3) for part in (nn.Linear(384, 384), nn.ReLU())]
+    dense = bench.traced(nn.Sequential(*layers).eval(), (64, 384))
+    x = np.random.default_rng(0).standard_normal((1, 64, 384)).astype(np.float32)
+    sparse = synthetic.PluginSpec("tvm_sparse", {"mcpu": "nehalem"})
+    calls, notes = [], ()
+    for number, document in enumerate((dense, dense, bench.prune(dense, 0.3))):
+        path = tmp_path / f"{number}" / "m.onnx"
+        path.parent.mkdir()
+        onnx.save(document, str(path))
+        if number:
+            backend = registry.create("backends", "tvm_sparse", sparse.options)
+            session, notes = bench.compiled(path, x, 1, backend)
+            calls.append(session.invoke)
+        else:
+            theirs = bench.session(str(path), 1)
+            calls.append(functools.partial(theirs.run, None, {"x": x}))
+    taken = bench.race(calls, 15, 1)
+    who = (
+        synthetic.candidate(),
+        synthetic.candidate(backend=sparse),
+        synthetic.candidate("unstructured", 0.3, backend=sparse),
+    )
+    rows = []
+    for candidate, seconds in zip(who, taken.T, strict=True):
+        low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+        latency = Value("latency_p50", middle, Source.MEASURED, low, high)
+        rows.append(synthetic.result(candidate, {"latency_p50": latency, "top1": 0.9}))
+    recipe = synthetic.recipe(objectives=("top1", "latency_p50"))
+    decision = decide(rows, recipe, synthetic.target())
+    assert (decision.verdict, decision.chosen) == ("dense", who[0].key)
+    said = "No pruned model pays: ship the dense model on onnxruntime"
+    assert decision.reason.startswith(said)
+    assert "slower" in decision.reason
+    assert "unstructured 30 %" in decision.reason
+    assert len(notes) == 3
+    assert all("zeros" in note.why for note in notes)
 
 
 MAIN = Path(__file__).parent / "kernel_main.c"
