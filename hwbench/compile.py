@@ -46,10 +46,18 @@ def compile_model(
         input_shape=model.input_shape,
         input_dtype=model.input_dtype,
         layers=backend.eligible(model),
-        versions=backend.versions(),
+        versions=_versions(backend),
         seconds=time.monotonic() - since,
         planned_memory=backend.planned_memory(model) if isinstance(backend, Planning) else None,
     )
+
+
+def _versions(backend: Backend) -> Mapping[str, str]:
+    """Return what the backend is made of here; empty where it only compiles for elsewhere."""
+    try:
+        return backend.versions()
+    except StageError:
+        return {}
 
 
 def _digest(candidate: Candidate, entry: str, files: Mapping[str, Path]) -> str:

@@ -166,13 +166,13 @@ class Accelerated(Protocol):
 
     @property
     def clock(self) -> str:
-        """What `time_call` reads; empty: the worker's stopwatch is right for it."""
+        """What `time_call` reads; empty: it runs on the CPU, by the worker's stopwatch."""
 
     def time_call(self) -> int:
         """Run one inference to its end; return its nanoseconds by the device's own clock."""
 
     def device_memory(self) -> dict[str, int]:
-        """Return the peaks of the device's memory in bytes (empty: it has none of its own)."""
+        """Return the peaks of the device's memory in bytes (empty: nobody but its driver knows)."""
 
 
 class Backend(Protocol):

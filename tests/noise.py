@@ -1,8 +1,9 @@
 """A simulated sitting with known truth: what the statistics are calibrated on.
 
 The noise is that of a shared two-core machine: every process has its own offset for good (about
-1 %), the whole machine drifts from round to round, calls scatter a little and some are preempted.
-A preempted call shows an involuntary switch, except for a few that a hypervisor hides.
+1 %), neighbours slow the whole machine down for some rounds and let it go again, calls scatter a
+little and some are preempted. A preempted call shows an involuntary switch, except for a few that
+a hypervisor hides.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def sitting(
                 process[candidate] += size
         visits: list[list[Visit]] = [[] for _ in times]
         for index in range(rounds):
-            drift += rng.normal(0.0, noise.drift)
+            # Neighbours only ever add, and go away.
+            drift = abs(0.7 * drift + rng.normal(0.0, noise.drift))
             for order, candidate in enumerate(rng.permutation(len(times)).tolist()):
                 shift = drift + process[candidate] + rng.normal(0.0, noise.round)
                 visits[candidate].append(

@@ -52,6 +52,11 @@ const char *nvmlErrorString(int status) {
     }
 }
 int nvmlSystemGetDriverVersion(char *out, unsigned size) { return text("driver", out, size) ? 0 : 3; }
+int nvmlSystemGetCudaDriverVersion_v2(int *out) { *out = figure("cuda", 0, 13000); return 0; }
+int nvmlDeviceGetCudaComputeCapability(void *gpu, int *major, int *minor) {
+    *major = figure("capability", 0, 90) / 10, *minor = figure("capability", 0, 90) % 10;
+    return 0;
+}
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = figure("count", 0, 1); return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
     if (index >= figure("count", 0, 1)) return 6;
@@ -65,7 +70,11 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
     return 0;
 }
 int nvmlDeviceGetName(void *gpu, char *out, unsigned size) { return text("name", out, size) ? 0 : 3; }
-int nvmlDeviceGetUUID(void *gpu, char *out, unsigned size) { return text("uuid", out, size) ? 0 : 3; }
+/* The second GPU is called by "uuid2", as the first by "uuid". */
+int nvmlDeviceGetUUID(void *gpu, char *out, unsigned size) {
+    if ((size_t)gpu == 2 && text("uuid2", out, size)) return 0;
+    return text("uuid", out, size) ? 0 : 3;
+}
 int nvmlDeviceGetMemoryInfo(void *gpu, Memory *out) {
     out->total = figure("total", 0, 0), out->free = figure("free", 0, 0);
     out->used = out->total - out->free;

@@ -11,6 +11,7 @@ import functools
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,23 @@ class OrtSession:
                 self._binding.synchronize_outputs()
         except _errors() as error:
             raise StageError("measure", _say(error)) from error
+
+    layers: tuple[str, ...] = ()
+
+    @property
+    def clock(self) -> str:
+        """What GPU calls are timed by: the host's clock, since the stream is ONNX Runtime's own."""
+        return "the host's clock until the GPU is done, L2 warm" if self._device != "cpu" else ""
+
+    def time_call(self) -> int:
+        """Return the nanoseconds of one call, launching and waiting included."""
+        begun = time.perf_counter_ns()
+        self.invoke()
+        return time.perf_counter_ns() - begun
+
+    def device_memory(self) -> dict[str, int]:
+        """Return nothing: ONNX Runtime does not tell what its arena holds; the driver does."""
+        return {}
 
     def outputs(self) -> list[np.ndarray]:
         """Return copies of the outputs."""

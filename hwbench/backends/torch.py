@@ -92,15 +92,16 @@ class TorchSession:
         if len(inputs) != len(self._shapes):
             what = f"got {len(inputs)} inputs"
             raise StageError("measure", what, expected=f"{len(self._shapes)} inputs")
-        given = []
         for value, (shape, kind) in zip(inputs, self._shapes, strict=True):
             if list(value.shape[1:]) != shape[1:] or str(value.dtype) != kind:
                 found = f"{value.dtype} of shape {value.shape}"
                 raise StageError("measure", f"got {found}", expected=f"{kind} of shape {shape}")
-            tensor = torch.from_numpy(value.copy())
-            to = self._dtype if tensor.is_floating_point() else tensor.dtype
-            given.append(tensor.to(self._options.device, to))
         with translated("measure"):
+            given = []
+            for value in inputs:
+                tensor = torch.from_numpy(value.copy())
+                to = self._dtype if tensor.is_floating_point() else tensor.dtype
+                given.append(tensor.to(self._options.device, to))
             if self._graph is not None and _alike(given, self._inputs):
                 for old, new in zip(self._inputs, given, strict=True):
                     old.copy_(new)
@@ -121,8 +122,9 @@ class TorchSession:
         found = self._found
         tensors = [found] if isinstance(found, self._torch.Tensor) else list(found)
         short = (self._torch.bfloat16, self._torch.float16)
-        plain = [t.float() if t.dtype in short else t for t in tensors]
-        return [t.detach().cpu().numpy().copy() for t in plain]
+        with translated("measure"):
+            plain = [t.float() if t.dtype in short else t for t in tensors]
+            return [t.detach().cpu().numpy().copy() for t in plain]
 
     @property
     def clock(self) -> str:

@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from hwbench.backends import _tvm_cuda
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
@@ -32,7 +33,7 @@ _WHY = "TVM's dense kernels multiply zeros like any other number: no speed-up ex
 _FOREIGN = (RuntimeError, ValueError)
 # What the importer lets through when it meets a model that it does not know.
 _IMPORT = (*_FOREIGN, TypeError, LookupError, AttributeError, AssertionError)
-_POOLED = 2
+_CPU, _POOLED = 1, 2
 _TRIPLES = "such as aarch64-linux-gnu or x86_64-linux-gnu"
 _PROCESSORS = "such as cortex-a72, cortex-a76, x86-64-v3, skylake-avx512, or host"
 
@@ -45,13 +46,17 @@ class Options:
     Without it TVM falls back to the oldest of its kind and is 3 times slower. ``mtriple``: the
     system, as in ``aarch64-linux-gnu`` (empty: this one). ``cc``: the compiler that links (empty:
     that of ``mtriple``). ``schedule``: tile the kernels for registers; off, TVM's own lowering
-    is left, 10 to 40 times slower.
+    is left, 10 to 40 times slower. ``device``: ``cuda`` is the GPU that the target names, its
+    kernels scheduled by TVM's rules. ``arch``: what they are made for, as in ``sm_90`` (empty:
+    what the target's file says of the GPU).
     """
 
     mcpu: str = "host"
     mtriple: str = ""
     cc: str = ""
     schedule: bool = True
+    device: Literal["cpu", "cuda"] = "cpu"
+    arch: str = ""
 
 
 class TvmSession:
@@ -88,6 +93,46 @@ class TvmSession:
         return [np.from_dlpack(t).copy() for t in tensors]
 
 
+class TvmGpuSession(TvmSession):
+    """The same on a GPU: inputs are copied there once, and its own clock times the calls."""
+
+    layers: tuple[str, ...] = ()
+    clock = "CUDA events, L2 warm"
+
+    def __init__(self, machine: Any, memory: _tvm_cuda.Memory) -> None:
+        """Keep the entry function and the way to the GPU's memory."""
+        super().__init__(machine)
+        self._memory = memory
+
+    def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
+        """Copy the inputs to the GPU."""
+        with _translated("measure"):
+            self._inputs = tuple(self._memory.put(x) for x in inputs)
+
+    def invoke(self) -> None:
+        """Run one inference, and wait until the GPU has finished it."""
+        super().invoke()
+        with _translated("measure"):
+            self._memory.wait()
+
+    def time_call(self) -> int:
+        """Return the nanoseconds of one call by CUDA events."""
+        self._memory.begin()
+        super().invoke()
+        return self._memory.end()
+
+    def device_memory(self) -> dict[str, int]:
+        """Return nothing: TVM keeps no books, the driver does."""
+        return {}
+
+    def outputs(self) -> list[np.ndarray]:
+        """Return copies of the outputs."""
+        result = self._result
+        tensors = [result] if hasattr(result, "shape") else list(result)
+        with _translated("measure"):
+            return [self._memory.get(t) for t in tensors]
+
+
 class TvmBackend:
     """TVM with dense kernels."""
 
@@ -113,7 +158,7 @@ class TvmBackend:
             warnings.simplefilter("ignore")
             module = from_onnx(onnx.load(str(model.path)), shape_dict={model.input_name: shape})
         with _translated("compile"):
-            return self._build(module, candidate.threads, folder, model.digest)
+            return self._build(module, candidate.threads, folder, target, model.digest)
 
     def compile_empty(self, target: TargetProfile, folder: Path) -> str:
         """Compile the copy of one number."""
@@ -124,27 +169,37 @@ class TvmBackend:
             x = relax.Var("x", relax.TensorType((1, 1), "float32"))
             with build.function("main", [x]):
                 build.emit_func_output(build.emit_te(topi.identity, x))
-            return self._build(build.get(), 1, folder)
+            return self._build(build.get(), 1, folder, target)
 
     def load(self, artifact: Path, threads: int) -> Session:
         """Return a session; needs TVM's runtime library only, not its compiler."""
         # TVM reads this once, when its thread pool starts.
         os.environ["TVM_NUM_THREADS"] = str(threads)
         ffi = _runtime()
+        on_gpu = self._options.device == "cuda"
+        devices = [_CPU, 0, _POOLED]  # which kind, its first, pooled memory
+        if on_gpu:
+            _tvm_cuda.prepare(ffi, _libraries(), artifact.parent)
+            devices = [_tvm_cuda.GPU, 0, _POOLED, *devices]
         with _translated("measure"):
             machine = ffi.load_module(str(artifact))["vm_load_executable"]()
-            machine["vm_initialization"](1, 0, _POOLED)  # the CPU, its first, pooled memory
+            machine["vm_initialization"](*devices)
+            if on_gpu:
+                return TvmGpuSession(machine, _tvm_cuda.Memory(ffi, _libraries()))
         return TvmSession(machine)
 
     def versions(self) -> Mapping[str, str]:
         """Return the versions of TVM and of its foreign function interface."""
         _runtime()
+        if self._options.device == "cuda":
+            _tvm_cuda.installed(_libraries())
         names = ("apache-tvm", "apache-tvm-ffi")
         return {name: importlib.metadata.version(name) for name in names}
 
     def script(self, entry: str, compiled: CompiledModel) -> str:
         """Return a script for TVM's runtime alone."""
-        return _SCRIPT.format(
+        on_gpu = self._options.device == "cuda"
+        return (_GPU_SCRIPT if on_gpu else _SCRIPT).format(
             entry=entry,
             threads=compiled.candidate.threads,
             shape=(compiled.candidate.batch, *compiled.input_shape),
@@ -155,20 +210,32 @@ class TvmBackend:
         """Return the bytes of activations that TVM planned for `model` when it compiled it."""
         return self._planned.get(model.digest)
 
-    def _build(self, module: Any, threads: int, folder: Path, name: str = "") -> str:
+    def _build(
+        self, module: Any, threads: int, folder: Path, profile: TargetProfile, name: str = ""
+    ) -> str:
         import tvm
 
         from hwbench.backends import _tvm_schedule
         from hwbench.kernels.build import fused, planned
 
-        target = self._target()
+        on_gpu, arch = self._options.device == "cuda", self._arch(profile)
+        target = _tvm_cuda.target(arch, self._target()) if on_gpu else self._target()
         module = fused(module, target)
-        if self._options.schedule:
+        if on_gpu:
+            module = _tvm_cuda.schedule(module, target)
+        elif self._options.schedule:
             module = _tvm_schedule.schedule(module, target, parallel=threads > 1)
         self._planned[name] = planned(module, target)
         executable = tvm.compile(module, target)
         executable.export_library(str(folder / "model.so"), fcompile=self._linker())
+        if on_gpu:
+            _tvm_cuda.write_kernels(executable, arch, folder)
         return "model.so"
+
+    def _arch(self, profile: TargetProfile) -> str:
+        """Return what a GPU's kernels are made for: the option, else what the profile says."""
+        capability = profile.gpu.capability if profile.gpu is not None else ""
+        return self._options.arch or (f"sm_{capability.replace('.', '')}" if capability else "")
 
     def _target(self) -> Any:
         import tvm
@@ -215,10 +282,7 @@ def _runtime() -> Any:
 
     with _without_torch():
         import tvm_ffi
-    found = importlib.util.find_spec("tvm")
-    assert found is not None
-    assert found.origin is not None
-    folder = Path(found.origin).parent / "lib"
+    folder = _libraries()
     for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):
         if not (folder / name).exists():
             continue
@@ -227,6 +291,14 @@ def _runtime() -> Any:
         except OSError as error:
             raise StageError("measure", f"TVM's {name} does not load: {error}") from error
     return tvm_ffi
+
+
+def _libraries() -> Path:
+    """Return the folder of TVM's libraries."""
+    found = importlib.util.find_spec("tvm")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "lib"
 
 
 @contextlib.contextmanager
@@ -287,6 +359,23 @@ aligned[...] = x
 y = machine["main"](tvm_ffi.from_dlpack(aligned))
 for tensor in [y] if hasattr(y, "shape") else y:
     print(np.from_dlpack(tensor))
+'''
+
+_GPU_SCRIPT = '''\
+"""Run the model of this folder on the GPU: python run.py [inputs.npy], one batch of {shape}."""
+import pathlib, sys
+import numpy as np, tvm, tvm_ffi
+from tvm import relax
+
+model = pathlib.Path(__file__).parent / "{entry}"
+# The kernels were translated when the model was compiled: no CUDA compiler is needed.
+kernels = model.with_name("kernels.cubin").read_bytes()
+tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda _: kernels, override=True)
+machine = relax.VirtualMachine(tvm.runtime.load_module(str(model)), tvm.cuda())
+x = np.load(sys.argv[1]) if len(sys.argv) > 1 else np.zeros({shape}, "{dtype}")
+y = machine["main"](tvm.runtime.tensor(x, tvm.cuda()))
+for tensor in [y] if hasattr(y, "numpy") else y:
+    print(tensor.numpy())
 '''
 
 PLUGIN: type[Backend] = TvmBackend

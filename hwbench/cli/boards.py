@@ -33,7 +33,8 @@ def setup(target: Target = "rpi4", host: Host = "") -> int:
     found = measure.runtimes(profile)
     for name, said in found.items():
         screen.out.print(f"{name}: {said}", markup=False, soft_wrap=True)
-    if any(said.startswith(measure.UNAVAILABLE) for said in found.values()):
+    lost = {name for name, said in found.items() if said.startswith(measure.UNAVAILABLE)}
+    if lost & equip.PROVIDED:
         return Exit.TARGET
     if host:
         kept = config.remember_host(profile.name, host)

@@ -22,15 +22,20 @@ def predict(
     target: Annotated[
         str, typer.Option("--target", "-t", help="a file in targets/ with a Cortex-A53, A72 or A76")
     ] = "rpi4",
+    count: Annotated[
+        bool, typer.Option(help="run the artifacts in QEMU and count, where that can be done")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Predict the latency of models on a board that is not there. Measures nothing.
 
     fp32, batch 1, one thread; every figure has its band, and differences below 25 % are ties.
+    Where the emulated board, qemu-user and gcc are here, each file is compiled for the board and
+    what it does is counted; otherwise operators are priced by class.
     For a whole study without a board: hwbench bench --target rpi4. How good the predictions
     are: python -m hwbench.predict.validate.
     """
-    found = pipeline.foretell(models, config.load_target(target))
+    found = pipeline.foretell(models, config.load_target(target), count=count)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return

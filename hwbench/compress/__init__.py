@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "compress", "load", "prunable", "score", "sensitivity"]
 
-_WAYS: Mapping[str, rounds.Way] = {"lottery": rounds.draw, "lr_rewinding": rounds.rewind}
+_WAYS: Mapping[str, rounds.Way] = {
+    "lottery": rounds.draw,
+    "lr_rewinding": rounds.rewind,
+    "scratch": rounds.anew,
+}
 
 
 def compress(
@@ -35,8 +39,8 @@ def compress(
     A dense spec is trained from the workload's fresh model; any other starts from `dense`, is
     pruned by its schedule, gets its batch-norm statistics estimated again after every pruning
     step and is fine-tuned (or taught by the dense model) with its zeros kept; a lottery ticket is
-    trained again from an early epoch instead. The same spec gives the same weights (on one
-    number of threads).
+    trained again from an early epoch instead, a net from ``scratch`` from fresh weights. The same
+    spec gives the same weights (on one number of threads).
 
     ``scores`` are on the validation split: ``trained`` for the dense model; ``pruned`` and
     ``bn_reestimated`` right after the last pruning step, ``finetuned`` at the end if there was

@@ -124,6 +124,27 @@ def draw(
     return made, {"finetuned": score(made.model, workload)}
 
 
+def anew(
+    spec: CompressionSpec, workload: Workload, model: nn.Module, progress: Progress
+) -> tuple[Pruned, Scores]:
+    """Return the shape that pruning finds, trained from fresh weights: the control of pruning.
+
+    For as long as the dense training and the recovery together, so that nobody had more of it
+    (Liu et al. 2019, "Rethinking the Value of Network Pruning", train so from scratch).
+    """
+    found = _cut(spec, workload, model, spec.sparsity)
+    made = _worn(spec, workload, found, _fresh(spec, workload, seed=spec.seed + 1_000_003))
+    fit(
+        made.model,
+        workload,
+        spec.whole_training,
+        seed=spec.healing_seed,
+        masks=made.masks,
+        progress=progress,
+    )
+    return made, {"finetuned": score(made.model, workload)}
+
+
 def _early(spec: CompressionSpec, workload: Workload) -> nn.Module:
     """Return the dense model as it was at epoch ``spec.rewind``: trained again up to there."""
     model = _fresh(spec, workload, seed=spec.seed)

@@ -24,11 +24,12 @@ def plan(
 ) -> tuple[Step, ...]:
     """Return the pruning steps, in order; the last one asks for `sparsity` exactly.
 
-    ``oneshot`` prunes once, at `begin`; the others spread `steps` steps from `begin` to `end`:
-    ``linear`` by equal shares of the dense weights, ``cubic`` fast at first and slower as weights
-    get scarce (Zhu & Gupta 2017, "To prune, or not to prune"), and ``iterative`` by equal shares
-    of the weights that are left (Han et al. 2015). ``lottery`` and ``lr_rewinding`` train
-    between their steps; those, too, take equal shares of what is left (Frankle & Carbin 2019).
+    ``oneshot`` (and ``scratch``) prune once, at `begin`; the others spread `steps` steps from
+    `begin` to `end`: ``linear`` by equal shares of the dense weights, ``cubic`` fast at first and
+    slower as weights get scarce (Zhu & Gupta 2017, "To prune, or not to prune"), and ``iterative``
+    by equal shares of the weights that are left (Han et al. 2015). ``lottery`` and
+    ``lr_rewinding`` train between their steps; those, too, take equal shares of what is left
+    (Frankle & Carbin 2019).
 
     Raises `UserError` for an unknown schedule, fewer than one step, or bounds out of order.
     """
@@ -40,7 +41,7 @@ def plan(
         raise UserError(
             f"a schedule from {begin:g} to {end:g} of the recovery", expected="0 ≤ begin ≤ end ≤ 1"
         )
-    if schedule == "oneshot" or steps == 1:
+    if schedule in ("oneshot", "scratch") or steps == 1:
         return (Step(begin, sparsity),)
     return tuple(
         Step(

@@ -128,6 +128,7 @@ def state(root: Path = ROOT, gpu: str = "") -> dict[str, Any]:
         **_frequencies(root),
         "celsius": _hottest(root),
         "throttled": _throttled(root),
+        "root": _is_root(_text(root, "proc/self/status")),
         "load": float(load[0]) if load else None,
         **parse_stat(_text(root, "proc/stat"), os.sysconf("SC_CLK_TCK")),
         **_cgroup(root),
@@ -140,6 +141,12 @@ def state(root: Path = ROOT, gpu: str = "") -> dict[str, Any]:
         ),
         **nvml.state(gpu),
     }
+
+
+def _is_root(status: str) -> bool | None:
+    """Return whether a process is root's, by its effective user in ``/proc/self/status``."""
+    words = next((line.split() for line in status.splitlines() if line.startswith("Uid:")), None)
+    return None if words is None else words[2] == "0"
 
 
 def emulated(

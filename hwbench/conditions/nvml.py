@@ -69,6 +69,7 @@ class Gpu:
             "uuid": self.uuid,
             "memory": int(self._memory().total),
             "clock_limit": self._number("nvmlDeviceGetMaxClockInfo", ctypes.c_uint, _SM) * 1e6,
+            "capability": self.capability(),
             "mig": self._mig(),
         }
 
@@ -83,6 +84,13 @@ class Gpu:
             "gpu_free_memory": int(self._memory().free),
             "gpu_processes": len(self.processes()),
         }
+
+    def capability(self) -> str:
+        """Return the compute capability: which instructions there are."""
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        name = "nvmlDeviceGetCudaComputeCapability"
+        self._call(name, ctypes.byref(major), ctypes.byref(minor))
+        return f"{major.value}.{minor.value}"
 
     def energy(self) -> float:
         """Return the joules since the driver was loaded (Volta and later)."""
@@ -133,8 +141,8 @@ class Gpu:
 def opened(which: str) -> Iterator[Gpu]:
     """Yield the GPU named by its UUID or number, or with ``any`` the only one.
 
-    Raises `NvmlError` when there is no driver or no such GPU, or when there are several and none
-    is named.
+    Raises `NvmlError` when there is no driver or no such GPU, when there are several and none is
+    named, or for a MIG slice.
     """
     library = _library()
     _check(library, library.nvmlInit_v2())
@@ -151,7 +159,7 @@ def read(which: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """
     try:
         with opened(which) as gpu:
-            return gpu.identity(), {"nvidia_driver": driver()}, gpu.state()
+            return gpu.identity(), {"nvidia_driver": driver(), "cuda_driver": cuda()}, gpu.state()
     except NvmlError as error:
         return {"error": str(error)}, {}, {}
 
@@ -183,6 +191,22 @@ def driver() -> str:
     return buffer.value.decode(errors="replace")
 
 
+def cuda() -> str:
+    """Return the newest CUDA that the driver runs, as in 13.0; between `opened` and its end."""
+    library, found = _library(), ctypes.c_int()
+    _check(library, library.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(found)))
+    return f"{found.value // 1000}.{found.value % 1000 // 10}"
+
+
+def capability(which: str) -> str:
+    """Return the compute capability of a GPU of this machine, as in 9.0; empty: there is none."""
+    try:
+        with opened(which) as gpu:
+            return gpu.capability()
+    except NvmlError:
+        return ""
+
+
 def slowed_by(bits: int) -> tuple[str, ...]:
     """Return in words what slows a GPU down."""
     return tuple(words for bit, words in SLOWED.items() if bits & bit)
@@ -197,16 +221,20 @@ def _library() -> ctypes.CDLL:
 
 def _chosen(library: ctypes.CDLL, which: str) -> ctypes.c_void_p:
     handle = ctypes.c_void_p()
+    if which.startswith("MIG-"):
+        raise NvmlError(f"{which} is a slice of a GPU: its clock and energy are not its own")
     if which.startswith("GPU-"):
         status = library.nvmlDeviceGetHandleByUUID(which.encode(), ctypes.byref(handle))
         _check(library, status, f"no GPU {which}: ")
         return handle
     count = ctypes.c_uint()
     _check(library, library.nvmlDeviceGetCount_v2(ctypes.byref(count)))
+    if which != "any" and not which.isdigit():
+        raise NvmlError(f"no GPU {which!r}: expected any, a number, or GPU- and its uuid")
     if which == "any" and count.value > 1:
         names = ", ".join(_named(library, i) for i in range(count.value))
         raise NvmlError(f"there are {count.value} GPUs and the target names none: {names}")
-    number = int(which) if which.isdigit() else 0
+    number = 0 if which == "any" else int(which)
     status = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(handle))
     _check(library, status, f"no GPU {number}: ")
     return handle

@@ -87,8 +87,12 @@ def specs_of(table: BaseModel, folder: Path, *, defaults: bool) -> tuple[PluginS
 
 
 def checked(group: str, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a plug-in's options with the defaults filled in; raises `UserError` at `where`."""
-    return door.check(options_model(group, name, False), dict(options), where).model_dump()
+    """Return those of a plug-in's options that are not its defaults, in order of their names.
+
+    Raises `UserError` at `where`.
+    """
+    found = door.check(options_model(group, name, False), dict(options), where)
+    return dict(sorted(found.model_dump(exclude_defaults=True).items()))
 
 
 def files_digest(options: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> str:

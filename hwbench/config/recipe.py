@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -14,6 +15,8 @@ from hwbench.errors import UserError, did_you_mean
 from hwbench.records import (
     LAST,
     METRICS,
+    TEACHER,
+    TEMPERATURE,
     Goal,
     Healing,
     Method,
@@ -27,6 +30,7 @@ from hwbench.records import (
     Ticket,
     TrainSpec,
     WorkloadSpec,
+    usual_steps,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ else:
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Quantity = str | float | int
+Control = Literal["random", "scratch"]
 
 
 class _Table(BaseModel):
@@ -76,7 +81,11 @@ class MethodTable(_Table):
     ratios: dict[str, Sparsity] | None = Field(
         None, description="share to remove by layer name, for the scope vector; others keep all"
     )
-    schedule: Schedule = Field("oneshot", description="how sparsity grows while training")
+    schedule: Schedule = Field(
+        "oneshot",
+        description="how sparsity grows while training; scratch trains the pruned shape from fresh "
+        "weights (a control)",
+    )
     steps: int | None = Field(
         None, ge=1, description="pruning steps; 8, and 3 where each is a training of its own"
     )
@@ -90,9 +99,12 @@ class MethodTable(_Table):
         "finetune", description="after pruning: bn (statistics only), finetune, or distill"
     )
     teacher: float = Field(
-        0.5, gt=0, le=1, description="distill: share of the loss that is the dense model's answers"
+        TEACHER,
+        gt=0,
+        le=1,
+        description="distill: share of the loss that is the dense model's answers",
     )
-    temperature: float = Field(4.0, gt=0, description="distill: how soft those answers are")
+    temperature: float = Field(TEMPERATURE, gt=0, description="distill: how soft those answers are")
     options: dict[str, Any] = Field({}, description="the pruner's own options")
     sparsities: list[Sparsity] | None = Field(
         None, description="share of channels (channel) or weights; search.sparsities if absent"
@@ -111,6 +123,11 @@ class SearchTable(_Table):
 
     sparsities: list[Sparsity] = Field([0.5, 0.8, 0.9], description="0..1, for every method")
     methods: list[MethodTable] = Field(min_length=1)
+    controls: list[Control] = Field(
+        [],
+        description="what every pattern is compared with, at all its sparsities: random (ranked by "
+        "chance), scratch (the same shape trained from fresh weights for as long)",
+    )
     strategy: Strategy = Field(
         "latency_first",
         description="latency_first: measure untrained, train what can win; train_all: the lot",
@@ -193,7 +210,7 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         workload=_workload(file.workload, path),
         train=file.train.record(),
         recovery=file.recover.record(),
-        methods=tuple(_method(m, file, i, where) for i, m in enumerate(file.search.methods)),
+        methods=_methods(file, where),
         seeds=tuple(file.search.seeds),
         backends=_backends(file.backends, path),
         objectives=tuple(_metric(m, f"{where}: objectives") for m in file.objectives),
@@ -215,6 +232,12 @@ def _shift(file: RecipeFile, where: str) -> ShiftSpec | None:
 
 def _search(table: SearchTable, path: Path) -> SearchSpec:
     sampler = table.sampler
+    if table.strategy == "train_all" and table.budget.minutes is not None:
+        raise UserError(
+            "train_all tries nothing in turn, so minutes cannot end it",
+            where=f"{path}: search.budget.minutes",
+            expected="search.budget.trials, or search.strategy: latency_first",
+        )
     return SearchSpec(
         strategy=table.strategy,
         sampler=PluginSpec("grid") if sampler is None else plugins.spec_of(sampler, path.parent),
@@ -279,6 +302,37 @@ def _sane(metric: str, number: float, written: Quantity, where: str) -> None:
         )
 
 
+def _methods(file: RecipeFile, where: str) -> tuple[Method, ...]:
+    """Return the methods that are written, and their controls: for each pattern its first one's."""
+    written = [_method(m, file, i, where) for i, m in enumerate(file.search.methods)]
+    if "scratch" in file.search.controls and not file.train.epochs:
+        raise UserError(
+            "a net from scratch repeats a training that is not there",
+            where=f"{where}: search.controls",
+            expected="train.epochs of 1 or more",
+        )
+    sparsities: dict[str, tuple[float, ...]] = {}
+    firsts: dict[str, Method] = {}
+    for method in written:
+        if method.criterion != "random" and method.schedule != "scratch":
+            firsts.setdefault(method.pattern, method)
+            both = (*sparsities.get(method.pattern, ()), *method.sparsities)
+            sparsities[method.pattern] = tuple(dict.fromkeys(both))
+    controls = [
+        _control(kind, first, sparsities[pattern])
+        for kind in dict.fromkeys(file.search.controls)
+        for pattern, first in firsts.items()
+    ]
+    return (*written, *controls)
+
+
+def _control(kind: Control, first: Method, sparsities: tuple[float, ...]) -> Method:
+    if kind == "random":
+        return replace(first, criterion="random", sparsities=sparsities)
+    bare = Method(first.pattern, first.criterion, first.scope, "scratch", 1, sparsities)
+    return replace(bare, options=first.options, ratios=first.ratios)
+
+
 def _method(table: MethodTable, file: RecipeFile, index: int, where: str) -> Method:
     place = f"{where}: search.methods[{index}]"
     try:
@@ -313,13 +367,13 @@ def _method(table: MethodTable, file: RecipeFile, index: int, where: str) -> Met
 
 
 def _steps(table: MethodTable) -> int:
-    if table.schedule == "oneshot":
+    if table.schedule in ("oneshot", "scratch"):
         return 1
-    return table.steps or (3 if table.schedule in _TRAINING else 8)
+    return table.steps or usual_steps(table.schedule)
 
 
-_TRAINING = ("lottery", "lr_rewinding")
-"""Schedules in which every step is a training of its own."""
+_TRAINING = ("lottery", "lr_rewinding", "scratch")
+"""Schedules that repeat the first training, or its end."""
 
 
 def _scope(table: MethodTable, known: tuple[str, ...], where: str) -> str:
@@ -358,9 +412,9 @@ def _sensible_course(table: MethodTable, file: RecipeFile, where: str) -> None:
             "an epoch before the last",
         ),
         (
-            lottery and table.recovery != "finetune",
-            "a lottery ticket is trained again, not healed",
-            "no recovery beside schedule: lottery",
+            table.schedule in ("lottery", "scratch") and table.recovery != "finetune",
+            "what is trained again from its beginning is not healed",
+            f"no recovery beside schedule: {table.schedule}",
         ),
         (
             table.schedule == "lr_rewinding" and not 0 < file.recover.epochs <= epochs,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hwbench import units
+from hwbench.conditions import nvml
 from hwbench.config import hosts, plugins
 from hwbench.config.measure import MeasureFields
 from hwbench.errors import UserError
@@ -41,8 +42,18 @@ class PowerTable(_Table):
 class GpuTable(_Table):
     """The GPU that a target is about."""
 
-    which: str = Field("any", description="its UUID or number; any: the only one there is")
+    which: str = Field(
+        "any",
+        pattern=r"^(any|\d+|GPU-[0-9a-fA-F-]+)$",
+        description="its UUID (GPU-...) or number; any: the only one there is",
+    )
     name: str = Field("", description="a part of its name, as nvidia-smi prints it")
+    capability: str = Field(
+        "host",
+        pattern=r"^(host|\d+\.\d)$",
+        description="its compute capability, such as 9.0; host: that of this machine's GPU",
+    )
+    memory: str = Field("", description="such as 24GB: how many candidates a parcel holds at once")
 
 
 class TargetFile(_Table):
@@ -95,7 +106,7 @@ def build(file: TargetFile, path: Path, host: str = "") -> TargetProfile:
     power = None
     if file.power is not None:
         power = Power(file.power.idle, file.power.per_core, file.power.source)
-    gpu = Gpu(file.gpu.which, file.gpu.name) if file.gpu is not None else None
+    gpu = _gpu(file.gpu, where) if file.gpu is not None else None
     return TargetProfile(
         name=path.stem,
         title=file.title,
@@ -134,6 +145,13 @@ def _meter(model: BaseModel, power: Power | None, gpu: Gpu | None, path: Path) -
         "source": power.source,
     }
     return PluginSpec("proxy", {**spec.options, **figures})
+
+
+def _gpu(table: GpuTable, where: str) -> Gpu:
+    memory = units.parse(table.memory, "B", where=f"{where}: gpu: memory") if table.memory else 0
+    there = table.capability
+    capability = nvml.capability(table.which) if there == "host" else there
+    return Gpu(table.which, table.name, capability, int(memory))
 
 
 def _host_ram() -> float:

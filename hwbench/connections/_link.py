@@ -40,6 +40,7 @@ _BOOT = (
     "import json\n"
     "g['main'](json.loads(sys.argv[2]))\n"
 )
+_SHELL = " '`\"$\\;&<>|(){}*?!#"
 _MENDS = (
     ("permission denied", "let your key in there: ssh-copy-id {host}"),
     (
@@ -57,8 +58,12 @@ _MENDS = (
 
 
 def checked_host(host: str) -> str:
-    """Return a host as it is; raises `UserError` for one that ssh could take for an option."""
-    if not host or host.startswith("-") or not host.isprintable() or " " in host:
+    """Return a host as it is; raises `UserError` for what ssh or a shell could take otherwise.
+
+    Your own ssh configuration may put it into a command (``ProxyCommand ... %h``).
+    """
+    odd = not host.isprintable() or set(host) & set(_SHELL)
+    if not host or host.startswith("-") or odd:
         raise UserError(
             f"{host!r} is no host",
             where="connection.host",

@@ -6,5 +6,6 @@ of its own; `emulate` builds the file system of an emulated board.
 
 from hwbench.equip.board import setup
 from hwbench.equip.emulate import emulate
+from hwbench.equip.wheels import PROVIDED
 
-__all__ = ["emulate", "setup"]
+__all__ = ["PROVIDED", "emulate", "setup"]

@@ -18,6 +18,8 @@ _NEEDS = {
     "tvm_sparse": ("apache-tvm", "apache-tvm-ffi", "typing_extensions"),
     "null": (),
 }
+PROVIDED = frozenset(_NEEDS)
+"""Backends that `hwbench board setup` brings; others (a GPU's) come with the board's system."""
 # TVM's compiler is six sevenths of its wheel, and stays at home.
 _LEFT_HOME = ("tvm/lib/libtvm_compiler.so", "tvm/lib/libtvm_runtime_cuda.so")
 _GLIBCS = range(41, 16, -1)

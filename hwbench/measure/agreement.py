@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import registry
-from hwbench.records import (
-    Candidate,
-    CompressionSpec,
-    ExportSpec,
-    OnnxModel,
-    PluginSpec,
-    TargetProfile,
-    TrainSpec,
-    WorkloadSpec,
-    file_digest,
-)
+from hwbench.measure import networks
+from hwbench.records import Candidate, PluginSpec, TargetProfile
 from hwbench.worker import stopwatch
 
-_SHAPE = (16, 64, 64)
+_SIDE = 64
 _TURNS = 41
 _CALLS = 10
 Pairs = list[tuple[float, float]]
@@ -49,13 +40,13 @@ def loops(folder: Path) -> Iterator[tuple[str, Pairs]]:
 def _in_turn(kind: str, make: Callable[[Path, Any], Callable[[], float]], home: Path) -> Pairs:
     import numpy as np
 
-    model = _convolutions(home / "source.onnx")
+    model = networks.convolutions(home / "source.onnx", _SIDE)
     backend = registry.create("backends", kind, {})
     spec = PluginSpec(kind)
     target = _target(spec)
     candidate = Candidate(model.spec, spec, target.name)
     artifact = home / backend.compile(model, candidate, target, home)
-    x = np.random.default_rng(0).standard_normal((1, *_SHAPE)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((1, *model.input_shape)).astype(np.float32)
     session = backend.load(artifact, 1)
     session.set_inputs([x])
     theirs = make(artifact, x)
@@ -106,34 +97,6 @@ def _time_evaluator(artifact: Path, x: Any) -> Callable[[], float]:
     evaluate = machine.time_evaluator("main", device, number=1, repeat=_CALLS)
     tensor = tvm.runtime.tensor(x, device)
     return lambda: float(statistics.median(evaluate(tensor).results))
-
-
-def _convolutions(path: Path) -> OnnxModel:
-    """Write three convolutions of 3 x 3: a few milliseconds or less."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    channels = _SHAPE[0]
-    rng = np.random.default_rng(0)
-    nodes, weights, last = [], [], "x"
-    for name in ("a", "b", "y"):
-        data = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
-        weights.append(numpy_helper.from_array(data / 12, f"{name}.w"))
-        nodes.append(
-            helper.make_node("Conv", [last, f"{name}.w"], [name], kernel_shape=[3, 3], pads=[1] * 4)
-        )
-        last = name
-    ends = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", *_SHAPE]) for n in ("x", "y")
-    ]
-    graph = helper.make_graph(nodes, "convolutions", ends[:1], ends[1:], weights)
-    opset = [helper.make_opsetid("", 20)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(path))
-    spec = ExportSpec(CompressionSpec(WorkloadSpec("onnx"), TrainSpec(epochs=0)))
-    return OnnxModel(
-        spec, path, file_digest(path), "x", _SHAPE, "float32", ("y",), (), 0, 0, 0, 0, 0.0, 20
-    )
 
 
 def _target(spec: PluginSpec) -> TargetProfile:

@@ -114,11 +114,7 @@ def _read(
     figures: Mapping[str, Callable[[Measurement], list[float]]] = {
         "energy": joules,
         "process_memory": lambda m: [float(r.after_runs) for r in _peaks(m)],
-        "peak_memory": lambda m: [
-            float(r.after_runs - r.empty_runtime)
-            for r in _peaks(m)
-            if r.empty_runtime is not None and not r.device
-        ],
+        "peak_memory": lambda m: [float(r.share) for r in _peaks(m) if r.share is not None],
     }
     found = {}
     for metric, of in figures.items():

@@ -91,7 +91,8 @@ class Device:
         for message in self.ask(look(self.target)):
             if "failure" in message:
                 why = str(message["failure"]["message"]).removeprefix(f"{UNAVAILABLE}: ")
-                found[message["of"]] = f"{UNAVAILABLE}: {why}"
+                mend = message["failure"]["detail"]
+                found[message["of"]] = f"{UNAVAILABLE}: {why}" + (f" ({mend})" if mend else "")
             else:
                 versions = message["versions"]["versions"]
                 found[message["of"]] = ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))

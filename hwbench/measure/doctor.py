@@ -146,6 +146,7 @@ def checks(
     return (
         Check("reachable", Grade.OK, f"by {target.connection.kind if target.connection else '?'}"),
         _same_device(target, now, emulated),
+        *_user(target, now.state),
         *_runtimes(versions),
         *_gpu(target, now),
         _governor(now.state),
@@ -168,7 +169,10 @@ def _gpu(target: TargetProfile, now: Conditions) -> tuple[Check, ...]:
     if target.gpu is None or "name" not in found:
         return ()
     what = f"{found['name']}, {found['uuid']}, {units.text(found['memory'], 'B')}"
-    checks = [Check("GPU", Grade.OK, f"{what}, driver {now.software.get('nvidia_driver')}")]
+    driver = (
+        f"driver {now.software.get('nvidia_driver')} for CUDA {now.software.get('cuda_driver')}"
+    )
+    checks = [Check("GPU", Grade.OK, f"{what}, {driver}")]
     others = now.state.get("gpu_processes") or 0
     mend = "end them (nvidia-smi lists them): they take time, clock, memory and energy"
     grade = Grade.WARN if others else Grade.OK
@@ -225,6 +229,16 @@ def _same_device(target: TargetProfile, now: Conditions, emulated: str) -> Check
     cpu = (now.identity.get("cpu") or {}).get("model") or "unknown CPU"
     words = (now.identity.get("machine"), now.identity.get("board"), cpu)
     return Check(name, Grade.OK, ", ".join(str(w) for w in words if w))
+
+
+def _user(target: TargetProfile, state: Mapping[str, Any]) -> tuple[Check, ...]:
+    """Return who runs there, of a target that is reached as somebody."""
+    if target.connection is None or "host" not in target.connection.options:
+        return ()
+    if state.get("root"):
+        mend = "name an ordinary user: hwbench needs no more, and a mistake could do more"
+        return (Check("user", Grade.WARN, "root", mend),)
+    return (Check("user", Grade.OK, "an ordinary one"),)
 
 
 def _runtimes(versions: Mapping[str, str]) -> tuple[Check, ...]:

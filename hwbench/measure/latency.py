@@ -24,7 +24,10 @@ _FEWEST = 2
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What the latency pass gave, by role or artifact."""
+    """What the latency pass gave, by role or artifact.
+
+    ``strangers``: the most processes that were on the GPU between generations.
+    """
 
     reference: tuple[Process, ...]
     shadow: tuple[Process, ...]
@@ -32,14 +35,27 @@ class Latency:
     failures: Mapping[str, Failure]
     valid: bool
     notes: tuple[str, ...]
+    strangers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A memory that resident artifacts share: so many bytes are free, a job needs so many."""
+
+    free: int
+    need: Mapping[str, int]
+
+    def holds(self, jobs: Sequence[Job]) -> bool:
+        """Whether they fit, with room to spare."""
+        return sum(self.need[job.name] for job in jobs) <= self.free * _MEMORY_SHARE
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
     """The latency pass of one sitting: what it runs, and where its raw samples go.
 
-    ``jobs`` are the candidates', ``pair`` R's and S's; ``need`` says how many bytes a candidate
-    takes, ``free`` how many there are. ``deadline`` is on the monotonic clock. ``others`` holds
+    ``jobs`` are the candidates', ``pair`` R's and S's; ``rooms`` are the memories that all of them
+    must fit into. ``deadline`` is on the monotonic clock. ``others`` holds
     what is known of the candidates besides their time (less is better), with its uncertainty;
     who is worse than another in all of it and in time is not measured further, unless in ``keep``.
     """
@@ -51,8 +67,7 @@ class Latencies:
     pair: tuple[Job, Job]
     jobs: Sequence[Job]
     artifact: str
-    need: Mapping[str, int]
-    free: int | None
+    rooms: Sequence[Room]
     deadline: float
     progress: Callable[[float, str], None]
     others: Mapping[str, Mapping[str, stats.Interval]] = field(default_factory=dict)
@@ -71,18 +86,11 @@ class Latencies:
             notes.append(f"not valid: R and its copy S differ beyond the margin{again}")
         elif attempt:
             notes.append("repeated once: R and its copy S differed in the first attempt")
-        return Latency(
-            result.reference,
-            result.shadow,
-            result.candidates,
-            result.failures,
-            result.valid,
-            tuple(notes),
-        )
+        return replace(result, notes=tuple(notes))
 
     def _attempt(self, attempt: int, notes: list[str]) -> list[Generation]:
         groups = [[j for j in self.jobs if j.name in names] for names in self.device.groups]
-        groups = groups or grouped(self.jobs, self.pair, self.need, self.free)
+        groups = groups or grouped(self.jobs, self.pair, self.rooms)
         planned = self.spec.generations * len(groups)
         if len(groups) > 1:
             notes.append(f"measured in {len(groups)} groups: the memory does not hold all at once")
@@ -134,19 +142,13 @@ class Latencies:
         return generation.run(self.device, jobs, artifacts, number, self.spec, settings, seconds)
 
 
-def grouped(
-    jobs: Sequence[Job], pair: Sequence[Job], need: Mapping[str, int], free: int | None
-) -> list[list[Job]]:
-    """Return the candidates in as few groups as fit into the free memory beside R and S."""
-    room = float("inf") if free is None else free * _MEMORY_SHARE - sum(need[j.name] for j in pair)
+def grouped(jobs: Sequence[Job], pair: Sequence[Job], rooms: Sequence[Room]) -> list[list[Job]]:
+    """Return the candidates in as few groups as fit into all free memories beside R and S."""
     groups: list[list[Job]] = [[]]
-    used = 0
     for job in jobs:
-        if groups[-1] and used + need[job.name] > room:
+        if groups[-1] and not all(room.holds([*pair, *groups[-1], job]) for room in rooms):
             groups.append([])
-            used = 0
         groups[-1].append(job)
-        used += need[job.name]
     return groups
 
 
@@ -211,6 +213,7 @@ def _gathered(made: Sequence[Generation], spec: MeasureSpec, notes: list[str]) -
         {name: failure for g in made for name, failure in g.failures.items()},
         agree(shadow, reference, list(candidates.values()), spec.half_width),
         (),
+        max((g.conditions.state.get("gpu_processes") or 0 for g in made), default=0),
     )
 
 

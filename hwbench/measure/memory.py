@@ -38,14 +38,19 @@ def readings(
         if "memory" not in message:
             continue
         artifact = live[name]
-        base = kept.get(empties[kind_of(artifact.model)].name)
+        empty = empties[kind_of(artifact.model)].name
+        base = kept.get(empty)
         variants = {}
         for words in variants_of(artifact):
-            gross = kept.get(named(name, words))
-            bare = kept.get(named(empties[kind_of(artifact.model)].name, words))
-            if gross is not None and bare is not None and gross > bare:
-                variants[words] = gross - bare
-        found[name] = MemoryReading(**message["memory"], empty_runtime=base, variants=variants)
+            gross, bare = kept.get(named(name, words)), kept.get(named(empty, words))
+            if gross is not None and bare is not None and gross.after_runs > bare.after_runs:
+                variants[words] = gross.after_runs - bare.after_runs
+        found[name] = replace(
+            MemoryReading(**message["memory"]),
+            empty_runtime=None if base is None else base.after_runs,
+            context=None if base is None else (base.device or {}).get("process"),
+            variants=variants,
+        )
     return found
 
 
@@ -64,7 +69,7 @@ def _variant_peaks(
     settings: Settings,
     target: TargetProfile,
     folder: Path,
-) -> dict[str, int]:
+) -> dict[str, MemoryReading]:
     jobs: list[Job] = []
     bare: dict[str, Job] = {}
     for artifact in live.values():
@@ -88,8 +93,8 @@ def named(name: str, words: str) -> str:
 
 def _peaks(
     device: Device, jobs: list[Job], spec: MeasureSpec, settings: Settings, folder: Path
-) -> dict[str, int]:
-    """Return the peak after the runs of each job that has one."""
+) -> dict[str, MemoryReading]:
+    """Return the peaks of each job that has any."""
     done = passes.run(
         device,
         folder / "memory.jsonl",
@@ -97,4 +102,4 @@ def _peaks(
         lambda left: Memory(left, settings, spec.memory_runs),
         lambda _: None,
     )
-    return {n: m["memory"]["after_runs"] for n, m in done.items() if "memory" in m}
+    return {n: MemoryReading(**m["memory"]) for n, m in done.items() if "memory" in m}

@@ -15,7 +15,7 @@ from pathlib import Path
 from hwbench import files, registry
 from hwbench.measure.device import gpu_of, look
 from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.latency import grouped
+from hwbench.measure.latency import Room, grouped
 from hwbench.measure.memory import named, variants_of, varied
 from hwbench.measure.package import worker_zip
 from hwbench.measure.shipment import (
@@ -128,9 +128,7 @@ def _generations(
     settings: Settings,
 ) -> list[Command]:
     """Return the latency pass: every group in every generation, in the order of a live sitting."""
-    need = {job.name: _need(artifacts[job.name]) for job in rivals}
-    need |= {job.name: max(need.values(), default=_NEED) for job in pair}
-    groups = grouped(rivals, pair, need, target.ram_bytes or None)
+    groups = grouped(rivals, pair, _rooms(pair, rivals, artifacts, target))
     planned = spec.generations * len(groups)
     seconds = spec.max_time / planned
     found: list[Command] = []
@@ -140,6 +138,24 @@ def _generations(
         found.append(Open(jobs, settings, number))
         found.append(Rounds(0, spec.looks[-1], names, seconds))
         found += [Close(), Feel(gpu_of(target))]
+    return found
+
+
+def _rooms(
+    pair: tuple[Job, Job],
+    rivals: Sequence[Job],
+    artifacts: Mapping[str, Artifact],
+    target: TargetProfile,
+) -> list[Room]:
+    """Return the device's memories by its profile, with what artifacts are taken to need."""
+    on_gpu = target.gpu.memory_bytes if target.gpu is not None else 0
+    found = []
+    for free, needs in ((target.ram_bytes, _need), (on_gpu, _gpu_need)):
+        if not free:
+            continue
+        need = {job.name: needs(artifacts[job.name]) for job in rivals}
+        most = max(need.values(), default=_NEED)
+        found.append(Room(free, need | {job.name: most for job in pair}))
     return found
 
 
@@ -172,3 +188,8 @@ def _laid(folder: Path, model: CompiledModel, name: str) -> Artifact:
 def _need(artifact: Artifact) -> int:
     module = registry.module("backends", artifact.model.candidate.backend.kind)
     return int(getattr(module, "RESIDENT_BYTES", _NEED))
+
+
+def _gpu_need(artifact: Artifact) -> int:
+    """Return a guess on the safe side: a context, workspaces, and the weights several times."""
+    return (1 << 30) + 4 * artifact.model.artifact_bytes

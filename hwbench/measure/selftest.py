@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import stats
-from hwbench.measure import agreement, precision, trial
+from hwbench.measure import agreement, networks, precision, trial
 from hwbench.measure.device import Device, opened
-from hwbench.measure.trial import Trial
+from hwbench.measure.trial import AGAIN, Trial
 from hwbench.records import MeasureSpec, Process, TargetProfile, Visit
 from hwbench.worker import stopwatch
 
@@ -33,6 +33,7 @@ _OFFSET = 0.02
 _ORDER = 0.05
 _OVERHEAD_CALLS = 20_000
 _AGREES = 0.03
+_SIDE, _STEP = 16, 4
 
 Show = Callable[[float, str], None]
 
@@ -57,7 +58,7 @@ class Plan:
     """How much is measured: sittings of A/A with so many copies each; the same a slow-down.
 
     ``crowded`` are the slow-downs that are looked for beside a co-runner on the same core, ``many``
-    the candidates that are to be known to 1 % in one sitting (0: not tried).
+    the real models that are to be known to 1 % in one sitting (0: not tried).
     """
 
     sittings: int
@@ -151,15 +152,33 @@ def judge_planted(before: Trial, after: Trial, question: str, most: float) -> Ro
 
 
 def judge_many(found: Trial) -> Row:
-    """Return whether every double of a sitting is known to 1 % (99 %), in how many seconds."""
+    """Return whether every model of a sitting is known to 1 % (99 %), in how many seconds.
+
+    Models come in identical twins; none of these may be told apart.
+    """
     half_widths = [found.interval(name).half_width for name in found.doubles]
-    said = f"{precision.summary(half_widths)}; {len(found.reference)} generations"
+    spread = stats.pooled_spread([*found.doubles.values(), found.shadow], found.reference)
+    twins = [
+        stats.ratio(found.doubles[name + AGAIN], processes, _DECIDE, spread)
+        for name, processes in found.doubles.items()
+        if name + AGAIN in found.doubles
+    ]
+    told = [stats.verdict(t, MARGIN) for t in twins]
+    alarms = sum(v in (stats.Verdict.FASTER, stats.Verdict.SLOWER) for v in told)
+    apart = max((abs(t.estimate - 1.0) for t in twins), default=0.0)
+    times = sorted(stats.level(p).estimate for p in found.doubles.values())
+    said = (
+        f"{precision.summary(half_widths)}; {len(found.reference)} generations, "
+        f"{found.seconds:.0f} s; {times[0] * 1e6:.0f} to {times[-1] * 1e6:.0f} µs a call; "
+        f"{len(twins)} pairs of twins at most {apart:.2%} apart, {alarms} told apart"
+    )
+    known = max(half_widths) <= STANDARD.half_width and found.seconds <= STANDARD.max_time
     return Row(
-        f"{len(half_widths)} candidates in one sitting, policy {STANDARD.policy}",
+        f"{len(half_widths)} real models in one sitting, policy {STANDARD.policy}",
         len(half_widths),
-        f"{said}, {found.seconds:.0f} s",
-        f"each to ±1 % (99 %) within {STANDARD.max_time:.0f} s",
-        max(half_widths) <= STANDARD.half_width and found.seconds <= STANDARD.max_time,
+        said,
+        f"each to ±1 % (99 %) within {STANDARD.max_time:.0f} s, no twins told apart",
+        known and not alarms,
         found.seconds,
     )
 
@@ -272,7 +291,7 @@ def run(target: TargetProfile, full: bool, show: Show) -> Iterator[Row]:
         if target.connection is not None and target.connection.kind == "local":
             yield from _crowded(device, plan, show)
         if plan.many:
-            yield judge_many(_many(device, plan.many, show))
+            yield judge_many(_many(device, plan.many, Path(folder), show))
         yield overhead(stats.level(same[0].reference).estimate)
         if full:
             show(0.9, "agreement with other loops")
@@ -315,11 +334,14 @@ def _slow(
     return found
 
 
-def _many(device: Device, count: int, show: Show) -> Trial:
-    show(0.85, f"{count} candidates in one sitting")
-    # Each a little slower than the last, as candidates are.
-    doubles = {f"one {n}": {"slower": n / count} for n in range(count)}
-    return trial.run(device, doubles, STANDARD)
+def _many(device: Device, count: int, folder: Path, show: Show) -> Trial:
+    """Return a sitting of networks of `count` / 2 widths, each of them twice."""
+    show(0.85, f"{count} real models in one sitting")
+    models = {
+        f"width {w}": networks.convolutions(folder / f"width-{w}.onnx", _SIDE, w)
+        for w in range(_STEP * count // 2, 0, -_STEP)
+    }
+    return trial.run_models(device, models, STANDARD)
 
 
 def _crowded(device: Device, plan: Plan, show: Show) -> Iterator[Row]:

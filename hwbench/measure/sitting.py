@@ -20,6 +20,7 @@ def measure(
     folder: Path,
     progress: Progress,
     worth: Worth = lambda _answers: {},
+    stand_ins: Sequence[CompiledModel] = (),
 ) -> Sitting:
     """Return what the target says about a batch of artifacts, all interleaved with `reference`.
 
@@ -27,13 +28,15 @@ def measure(
     interruption the same call goes on with what is missing there. An artifact that fails is
     recorded; `TargetError` is raised when the device or the reference cannot be measured.
     ``worth`` turns files of answers by artifact into scores (higher is better): who is worse than
-    another in score, memory and time alike is measured in fewer generations.
+    another in score, memory and time alike is measured in fewer generations. Where `reference`
+    fails (it may be the one that needs most memory), the first of ``stand_ins`` that runs, all of
+    them in the batch, takes its place.
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with devices.opened(target, folder / "worker.log") as device:
         table = Table(device, reference, batch, target, spec, inputs, folder, started, progress)
-        return table.sit(worth)
+        return table.sit(worth, stand_ins)
 
 
 def duel(

@@ -18,7 +18,7 @@ from hwbench.measure import device as devices
 from hwbench.measure import passes
 from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.latency import Latencies, Latency
+from hwbench.measure.latency import Latencies, Latency, Room
 from hwbench.measure.memory import readings
 from hwbench.measure.shipment import (
     Artifact,
@@ -54,6 +54,8 @@ _FORMAT = 1
 # How far the bar is when each pass begins; from sittings of 25 small artifacts.
 _PASSES = {"outputs": 0.0, "memory": 0.1, "latency": 0.2, "energy": 0.75}
 _UNKNOWN_NEED = 256 << 20
+_CONTEXT = 512 << 20
+"""Bytes that a process takes of a GPU before it does anything, where the driver does not tell."""
 
 
 class Table:
@@ -96,36 +98,33 @@ class Table:
         self._outputs()
         return Answers(tuple(self._measurement(name, {}, {}, ()) for name in self._artifacts))
 
-    def sit(self, worth: Worth) -> Sitting:
+    def sit(self, worth: Worth, stand_ins: Sequence[CompiledModel] = ()) -> Sitting:
         """Return all passes; see `hwbench.measure.sitting.measure`."""
         assert self._reference is not None
         now, emulated = self._device.feel()
         before = self._begun(self._device.conditions())
-        notes: tuple[str, ...] = ()
         self._outputs()
-        self._demand_reference("outputs")
+        notes = self._demand_reference("outputs", stand_ins)
         memory: Mapping[str, MemoryReading] = {}
         energy: Mapping[str, EnergyReading] = {}
         latency = Latency((), (), {}, {}, True, ())
         if emulated:
             self._source = Source.EMULATED
-            notes = (f"only outputs were taken: {emulated}",)
+            notes = (*notes, f"only outputs were taken: {emulated}")
         else:
             memory = self._memory()
-            self._demand_reference("memory")
+            notes = (*notes, *self._demand_reference("memory", stand_ins))
             # What was measured elsewhere is measured already: nobody can be let off early.
             known = self._known(memory, worth) if not self._device.groups else {}
-            latency = self._latency(memory, now.state.get("free_memory"), known)
+            latency = self._latency(memory, now.state, known)
             for name, failure in latency.failures.items():
                 self._failures[name]["latency"] = failure
             energy = self._energy()
-        if others := now.state.get("gpu_processes"):
-            notes = (*notes, f"{others} other processes were on the GPU when the sitting began")
         found = self._gathered(memory, energy, latency)
         if not emulated:
             found = self._read_again(found)
         self._progress(1.0, "measured")
-        return self._sitting(before, found, latency, (*notes, *latency.notes))
+        return self._sitting(before, found, latency, notes)
 
     def fight(self) -> Sitting:
         """Return the latency pass alone."""
@@ -134,11 +133,11 @@ class Table:
         before = self._begun(self._device.conditions())
         if emulated:
             raise TargetError(f"times there say nothing: {emulated}", where=self._target.name)
-        latency = self._latency({}, now.state.get("free_memory"), {})
+        latency = self._latency({}, now.state, {})
         for name, failure in latency.failures.items():
             self._failures[name]["latency"] = failure
         self._progress(1.0, "measured")
-        return self._sitting(before, self._gathered({}, {}, latency), latency, latency.notes)
+        return self._sitting(before, self._gathered({}, {}, latency), latency, ())
 
     def _sitting(
         self,
@@ -154,6 +153,12 @@ class Table:
         if changed:
             what = f"it changed while it was measured: {'; '.join(changed[:3])}"
             raise TargetError(what, where=self._target.name, mend="measure again")
+        crowd = max(
+            [latency.strangers, *(s.state.get("gpu_processes") or 0 for s in (before, after))]
+        )
+        if crowd:
+            said = f"{crowd} other processes were on the GPU: they take time, clock and memory"
+            notes = (*notes, said)
         return Sitting(
             reference=next(m for m in found if m.artifact == own),
             shadow=Measurement(own, self._source, latency.shadow),
@@ -162,7 +167,7 @@ class Table:
             after=after,
             seconds=time.monotonic() - self._started,
             valid=latency.valid,
-            notes=notes,
+            notes=(*notes, *latency.notes),
         )
 
     def _gathered(
@@ -258,7 +263,7 @@ class Table:
         scores = worth(files_of)
         return {
             name: {
-                "memory": _about(memory[name].after_runs, _PAGES),
+                "memory": _about(_held(memory[name]), _PAGES),
                 "score": _about(-scores[name], 0.0),
             }
             for name in files_of
@@ -268,16 +273,13 @@ class Table:
     def _latency(
         self,
         memory: Mapping[str, MemoryReading],
-        free: int | None,
+        now: Mapping[str, Any],
         known: Mapping[str, Mapping[str, stats.Interval]],
     ) -> Latency:
         assert self._reference is not None
         own = self._artifacts[self._reference.digest]
         shadow = shipped(self._device, self._reference, SHADOW)
         jobs = [a.job() for n, a in self._live("latency") if n != self._reference.digest]
-        need = {name: reading.after_runs for name, reading in memory.items()}
-        for role in (REFERENCE, SHADOW):
-            need[role] = need.get(self._reference.digest, _UNKNOWN_NEED)
         return Latencies(
             device=self._device,
             folder=self._folder,
@@ -286,8 +288,7 @@ class Table:
             pair=(own.job(REFERENCE), shadow.job(SHADOW)),
             jobs=jobs,
             artifact=self._reference.digest,
-            need={job.name: _UNKNOWN_NEED for job in jobs} | need,
-            free=free,
+            rooms=self._rooms(memory, now),
             deadline=math.inf if self._device.groups else self._started + self._spec.max_time,
             progress=lambda share, label: self._show("latency", share, label),
             others=known,
@@ -295,6 +296,18 @@ class Table:
                 n for n, a in self._artifacts.items() if a.model.candidate.compression.is_dense
             ),
         ).run()
+
+    def _rooms(self, memory: Mapping[str, MemoryReading], now: Mapping[str, Any]) -> list[Room]:
+        """Return the host's memory and the GPU's, with what each artifact takes of it."""
+        assert self._reference is not None
+        own = self._reference.digest
+        found = []
+        for key, needs in (("free_memory", _host_need), ("gpu_free_memory", _gpu_need)):
+            if now.get(key) is None:
+                continue
+            need = {name: needs(memory.get(name)) for name in self._artifacts}
+            found.append(Room(now[key], {**need, REFERENCE: need[own], SHADOW: need[own]}))
+        return found
 
     def _energy(self) -> Mapping[str, EnergyReading]:
         if not self._target.meters:
@@ -352,16 +365,27 @@ class Table:
         files.write(file, json.dumps({"key": key, "before": to_json(now)}))
         return now
 
-    def _demand_reference(self, name: str) -> None:
+    def _demand_reference(self, name: str, stand_ins: Sequence[CompiledModel]) -> tuple[str, ...]:
+        """Return a note when another had to take the place of the reference, which failed.
+
+        Raises `TargetError` when there is none. Who is R in a parcel was settled by packing it.
+        """
         assert self._reference is not None
         failure = self._failures[self._reference.digest].get(name)
-        if failure is not None:
+        if failure is None:
+            return ()
+        label = self._reference.candidate.label
+        left = [m for m in stand_ins if not self._failures[m.digest]]
+        if not left or self._device.groups:
             raise TargetError(
                 f"the dense model cannot be measured: {failure.message}",
-                where=f"{self._target.name}, {self._reference.candidate.label}",
+                where=f"{self._target.name}, {label}",
                 expected="a dense model that runs; everything is compared with it",
                 mend=failure.detail,
             )
+        self._reference = left[0]
+        label = f"{label} failed ({failure.message})"
+        return (f"{label}: all is measured beside {left[0].candidate.label}",)
 
     def _output_file(self, name: str) -> Path:
         return self._folder / "outputs" / f"{name}.npy"
@@ -385,6 +409,26 @@ def _with_readings(found: Measurement, memory: passes.Done, energy: passes.Done)
         again_ = from_json(EnergyReading, joules)
         found = replace(found, energy_again=(*found.energy_again, again_))
     return found
+
+
+def _held(reading: MemoryReading) -> int:
+    """Return what is compared: of a GPU the model's share, else the whole process."""
+    on_gpu = reading.device is not None and reading.share is not None
+    return (reading.share or 0) if on_gpu else reading.after_runs
+
+
+def _host_need(reading: MemoryReading | None) -> int:
+    return _UNKNOWN_NEED if reading is None else reading.after_runs
+
+
+def _gpu_need(reading: MemoryReading | None) -> int:
+    """Return what a process takes of a GPU: by the driver, or its allocator and a context."""
+    if reading is None:
+        return _CONTEXT
+    seen = reading.device
+    if seen is None:
+        return 0
+    return seen.get("process", seen.get("reserved", 0) + _CONTEXT)
 
 
 def _about(value: float, error: float) -> stats.Interval:

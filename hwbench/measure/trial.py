@@ -1,4 +1,4 @@
-"""Doubles under the real protocol: what the doctor and the self-tests stand on.
+"""Doubles, and small real models, under the real protocol: the ground of doctor and self-tests.
 
 The null backend is slow by a known amount, so what the protocol says about it can be checked.
 Everything else is what a bench uses: the same worker, launcher, generations, rounds and looks.
@@ -21,11 +21,22 @@ from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
 from hwbench.measure.shipment import module_of, settings_of
 from hwbench.protocols import Backend
-from hwbench.records import Failure, MeasureSpec, PluginSpec, Process, TargetProfile
+from hwbench.records import (
+    Candidate,
+    Failure,
+    MeasureSpec,
+    OnnxModel,
+    PluginSpec,
+    Process,
+    TargetProfile,
+)
 from hwbench.worker.messages import Job, Settings
 
 SPINS = 25_000
 """Turns of a double's loop: about a millisecond, as a small model takes."""
+
+AGAIN = " again"
+"""What the second of two identical models is called, after the name of the first."""
 
 Doubles = Mapping[str, Mapping[str, Any]]
 """Options of the null backend by name; ``spins`` is filled in."""
@@ -68,10 +79,51 @@ def run(
     """
     since = time.monotonic()
     entry = _shipped(device)
-    jobs = {
-        name: _job(name, entry, {"spins": spins, **options})
+    jobs = [
+        _job(name, entry, {"spins": spins, **options})
         for name, options in {REFERENCE: {}, SHADOW: {}, **doubles}.items()
-    }
+    ]
+    return _measured(device, jobs, spec, settings(spec, device.target, affinity), since)
+
+
+def run_models(device: Device, models: Mapping[str, OnnxModel], spec: MeasureSpec) -> Trial:
+    """Return what the protocol says about real models, every one measured under two names.
+
+    They are compiled for the target's first backend, take the same input and are called ``NAME``
+    and ``NAME again``; R and S are the first of them. Raises `TargetError` as `run` does.
+    """
+    since = time.monotonic()
+    backend, target = device.target.backends[0], device.target
+    compiler: Backend = registry.create("backends", backend.kind, backend.options)
+    places = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, model) in enumerate(models.items()):
+            home = Path(folder) / str(number)
+            home.mkdir()
+            entry = compiler.compile(
+                model, Candidate(model.spec, backend, target.name), target, home
+            )
+            places[name] = f"{device.ship(home, f'trial/{number}')}/{entry}"
+        shape = next(iter(models.values())).input_shape
+        inputs = _inputs(device, shape, Path(folder) / "inputs.npy")
+    first = next(iter(places.values()))
+    named = {REFERENCE: first, SHADOW: first}
+    named |= {n + again: place for n, place in places.items() for again in ("", AGAIN)}
+    module = module_of("backends", backend)
+    jobs = [Job(name, module, backend.options, place) for name, place in named.items()]
+    return _measured(device, jobs, spec, settings_of(spec, target, inputs), since)
+
+
+def _inputs(device: Device, shape: Sequence[int], file: Path) -> str:
+    import numpy as np
+
+    np.save(file, np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32))
+    return device.ship(file, "trial/inputs.npy")
+
+
+def _measured(
+    device: Device, jobs: Sequence[Job], spec: MeasureSpec, settings: Settings, since: float
+) -> Trial:
     found: dict[str, list[Process]] = defaultdict(list)
     failures: dict[str, Failure] = {}
     deadline = since + spec.max_time
@@ -79,25 +131,18 @@ def run(
         left = deadline - time.monotonic()
         if number and left <= 0:
             break
-        alive = [job for name, job in jobs.items() if name not in failures]
-        made = generation.run(
-            device,
-            alive,
-            {job.name: job.name for job in alive},
-            number,
-            spec,
-            settings(spec, device.target, affinity),
-            max(left, 1.0),
-        )
+        alive = [job for job in jobs if job.name not in failures]
+        names = {job.name: job.name for job in alive}
+        made = generation.run(device, alive, names, number, spec, settings, max(left, 1.0))
         failures |= made.failures
         for process in made.processes:
             found[process.artifact].append(process)
         if precision.settled(_roles(found), set(failures), spec.half_width):
             break
     return Trial(
-        tuple(found[REFERENCE]),
-        tuple(found[SHADOW]),
-        {name: tuple(found[name]) for name in doubles if found[name]},
+        tuple(found.pop(REFERENCE, ())),
+        tuple(found.pop(SHADOW, ())),
+        {job.name: tuple(found[job.name]) for job in jobs if found.get(job.name)},
         failures,
         time.monotonic() - since,
     )

@@ -13,6 +13,7 @@ from hwbench.records import (
     Beside,
     CompiledModel,
     Measurement,
+    MemoryReading,
     Process,
     Sitting,
     Source,
@@ -168,14 +169,14 @@ def _memory(measurement: Measurement) -> tuple[Value, Value]:
         )
         return peak, gross
     note = "VmHWM of a fresh process after its runs"
-    if reading.device:
+    if reading.device is not None:
         gross = Value("process_memory", float(reading.after_runs), source, note=f"{note} (host)")
-        return _device_memory(reading.device, source), gross
+        return _device_memory(reading, reading.device, source), gross
     gross = Value("process_memory", float(reading.after_runs), source, note=note)
-    if reading.empty_runtime is None:
+    share = reading.share
+    if share is None:
         reason = "the runtime could not be measured with an empty model"
         return missing("peak_memory", source, reason), gross
-    share = reading.after_runs - reading.empty_runtime
     note = f"less {reading.empty_runtime} B of the same runtime with an empty model"
     for name, other in reading.variants.items():
         note += f"; {name} {units.text(other, 'B')}"
@@ -196,13 +197,28 @@ def _planned(compiled: CompiledModel) -> Value:
     return Value("planned_memory", float(compiled.planned_memory), Source.STATIC, note=note)
 
 
-def _device_memory(device: Mapping[str, int], source: Source) -> Value:
-    """Return the peak of an accelerator's memory: the runtime's allocator, context left out."""
-    others = ", ".join(f"{k} {units.text(v, 'B')}" for k, v in device.items() if k != "allocated")
+def _device_memory(reading: MemoryReading, device: Mapping[str, int], source: Source) -> Value:
+    """Return the peak of an accelerator's memory, what every process takes there left out.
+
+    By the runtime's allocator; where it has none that tells, by the driver's books. Both are in
+    the note.
+    """
+    if reading.share is None:
+        reason = "the runtime does not tell what it takes of the GPU, and NVML does not count it"
+        return missing(
+            "peak_memory", source, f"{reason} (in a container it may not see whose it is)"
+        )
+    said = [f"{units.text(device[k], 'B')} {k}" for k in ("reserved",) if k in device]
     if "process" in device:
-        others += " with the context, by NVML"
-    note = f"of the GPU, by the runtime's allocator ({others})"
-    return Value("peak_memory", float(device["allocated"]), source, note=note)
+        said.append(f"by NVML {units.text(device['process'], 'B')} with the context")
+    if reading.above_context is not None:
+        own, context = (
+            units.text(float(b), "B") for b in (reading.above_context, reading.context or 0)
+        )
+        said.append(f"{own} above the {context} of an empty model in the same runtime")
+    by = "by the runtime's allocator" if "allocated" in device else "by NVML"
+    note = f"of the GPU, {by}" + (f" ({', '.join(said)})" if said else "")
+    return Value("peak_memory", float(reading.share), source, note=note)
 
 
 def joules(measurement: Measurement) -> list[float]:

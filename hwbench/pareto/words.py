@@ -15,7 +15,7 @@ def named(result: Result) -> str:
     """Return a candidate's name in a sentence: ``channel 50 % l2 local on tvm``."""
     candidate = result.candidate
     name = candidate.label.removesuffix(f" · {candidate.backend.kind}")
-    control = " (a control)" if candidate.compression.criterion == "random" else ""
+    control = " (a control)" if candidate.compression.is_control else ""
     return f"{name}{control} on {candidate.backend.kind}"
 
 

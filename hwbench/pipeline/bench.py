@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hwbench import measure, pareto, report, search, store
+from hwbench.errors import TargetError
 from hwbench.pipeline import absent, bundle
 from hwbench.pipeline import search as searching
 from hwbench.pipeline.confirm import confirm
@@ -68,6 +69,7 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
     candidates = search.plan(recipe, target)
     away = absent.is_absent(target)
     conditions = absent.NOWHERE if away else measure.probe(target)
+    candidates, lost = runnable(candidates, target, conditions)
     config = {
         "recipe": to_json(recipe),
         "target": to_json(target),
@@ -87,7 +89,7 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
             if away:
                 (study, ready), trusted = absent.study(context, candidates, {}), True
             else:
-                study, ready, trusted = _study(context, candidates, conditions)
+                study, ready, trusted = _study(context, candidates, conditions, lost)
         show("report", 0.0, study.decision.reason)
         written = bundle.write(study, ready, run.folder / "model")
         store.write_study(study, run.folder)
@@ -98,8 +100,43 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
         return Outcome(study, run.folder, written, run.resumed, trusted)
 
 
+def runnable(
+    candidates: Sequence[Candidate], target: TargetProfile, conditions: Conditions
+) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """Return the candidates whose backend runs on the device, and a note on each that does not.
+
+    What the recipe runs otherwise than the target's file says was not looked at, and stays.
+    Raises `TargetError` when none is left.
+    """
+    said = conditions.software.get("backends") or {}
+    lost = {
+        spec.kind: (spec.options, str(said[spec.kind]))
+        for spec in target.backends
+        if str(said.get(spec.kind, "")).startswith(measure.UNAVAILABLE)
+    }
+    left = tuple(
+        c
+        for c in candidates
+        if c.backend.kind not in lost
+        or not lost[c.backend.kind][0].items() <= c.backend.options.items()
+    )
+    kinds = {c.backend.kind for c in candidates} - {c.backend.kind for c in left}
+    notes = tuple(f"{kind}: {lost[kind][1]}" for kind in sorted(kinds))
+    if not left:
+        raise TargetError(
+            "; ".join(notes),
+            where=target.name,
+            expected="a backend of the recipe that runs there",
+            mend=f"hwbench doctor {target.name} says what is missing",
+        )
+    return left, notes
+
+
 def _study(
-    context: Context, candidates: Sequence[Candidate], conditions: Conditions
+    context: Context,
+    candidates: Sequence[Candidate],
+    conditions: Conditions,
+    lost: Sequence[str],
 ) -> tuple[Study, Sequence[Prepared], bool]:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     seconds: dict[str, float] = {}
@@ -130,7 +167,7 @@ def _study(
         versions=versions(),
         started=started,
         seconds=seconds,
-        notes=(*notes, *found.notes, *sitting.notes, *remarks, *energy),
+        notes=(*notes, *lost, *found.notes, *sitting.notes, *remarks, *energy),
         tried=found.tried,
         shift=shifts,
     )

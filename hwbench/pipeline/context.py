@@ -110,5 +110,8 @@ def open_cache(place: Place) -> Cache:
 
 def compile_key(candidate: Candidate, target: TargetProfile, model: OnnxModel) -> str:
     """Return the cache key of an artifact: the candidate, and what it is made from and for."""
-    # The candidate names the target; of what the target's file says, the ISA decides as well.
-    return digest({"candidate": candidate.key, "isa": target.isa, "model": model.digest})
+    # The candidate names the target; of what its file says, the ISA and the GPU decide as well.
+    decides = {"candidate": candidate.key, "isa": target.isa, "model": model.digest}
+    if target.gpu is not None:
+        decides["gpu"] = target.gpu.capability
+    return digest(decides)

@@ -74,6 +74,11 @@ class Crew:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def size(self) -> int:
+        """How many hands work at a time."""
+        return len(self._hands)
+
     def submit(self, job: Job) -> Future[list[Answer]]:
         """Queue a job; the future holds its answers."""
         future: Future[list[Answer]] = Future()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hwbench import compile as compiling
 from hwbench import export, predict
-from hwbench.errors import UserError
-from hwbench.records import Candidate, TargetProfile, Value
+from hwbench.errors import StageError, UserError
+from hwbench.predict import counts
+from hwbench.predict.cycles import Counts
+from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,14 @@ class Foretold:
     macs: int
 
 
-def foretell(paths: Sequence[Path], target: TargetProfile) -> tuple[Foretold, ...]:
+def foretell(
+    paths: Sequence[Path], target: TargetProfile, *, count: bool = True
+) -> tuple[Foretold, ...]:
     """Return the predicted latency of ONNX files (or runs, or bundles) on a target.
 
-    Each with every backend of the target, since they make different things of zeros. Raises
-    `UserError` when a file cannot be read, or nothing is known of the target's core.
+    Each with every backend of the target, since they make different things of zeros: all by the
+    model that counts if `count` is wanted and can be had here, else all by operator classes.
+    Raises `UserError` when a file cannot be read, or nothing is known of the target's core.
     """
     core = predict.core_of(target)
     if core is None:
@@ -35,14 +42,48 @@ def foretell(paths: Sequence[Path], target: TargetProfile) -> tuple[Foretold, ..
             where=target.name,
             expected=f"mcpu: one of {', '.join(predict.CORES)}",
         )
-    found = []
+    asked: list[tuple[Path, Candidate, OnnxModel]] = []
     for path in paths:
         model, batch = export.read(_file(path))
         for backend in target.backends:
             candidate = Candidate(model.spec, backend, target.name, batch or 1, threads=1)
-            latency = predict.value(model, candidate, core)
-            found.append(Foretold(str(path), backend.kind, core, latency, model.macs))
-    return tuple(found)
+            asked.append((path, candidate, model))
+    lack = counts.lacking(core) if count else "it was not asked for"
+    if lack:
+        note = f"the model that counts is not used: {lack}"
+        found = [_noted(predict.value(model, one, core), note) for _, one, model in asked]
+    else:
+        found = _counted([(one, model) for _, one, model in asked], target, core)
+    return tuple(
+        Foretold(str(path), one.backend.kind, core, latency, model.macs)
+        for (path, one, model), latency in zip(asked, found, strict=True)
+    )
+
+
+def _counted(
+    asked: Sequence[tuple[Candidate, OnnxModel]], target: TargetProfile, core: str
+) -> list[Value]:
+    """Return latencies by what the artifacts are counted to do; each is compiled for it."""
+    made, failed = {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for place, (candidate, model) in enumerate(asked):
+            try:
+                made[place] = compiling.compile_model(
+                    candidate, model, target, Path(scratch) / str(place)
+                )
+            except StageError as error:
+                failed[place] = missing("latency_p50", Source.PREDICTED, error.what)
+        seen: Mapping[str, Counts | StageError] = counts.count(list(made.values()), core)
+    return [
+        failed[place]
+        if place in failed
+        else predict.counted(candidate, seen[made[place].digest], core)
+        for place, (candidate, _) in enumerate(asked)
+    ]
+
+
+def _noted(value: Value, note: str) -> Value:
+    return replace(value, note="; ".join(part for part in (value.note, note) if part))
 
 
 def _file(path: Path) -> Path:

@@ -48,12 +48,14 @@ def sit(
 ) -> Sitting:
     """Return the sitting in which everything that is ready was measured, cached by what decides it.
 
-    The dense model on the first backend that compiled it is the reference. A cached sitting says
+    The dense model on the first backend that compiled it is the reference, or where it fails on
+    the device the next one. A cached sitting says
     in its notes when it was. Raw samples are copied to the run's
     ``samples``, `into` a folder there.
     """
     compiled = [p.compiled for p in ready if p.compiled is not None]
-    reference = next(c for c in compiled if c.candidate.compression.is_dense)
+    dense = [c for c in compiled if c.candidate.compression.is_dense]
+    reference = dense[0]
     inputs = split(context, "validation")
     key = _sitting_key(context, compiled, reference, conditions)
     kept = context.cache.find("measure", key, Sitting)
@@ -74,6 +76,7 @@ def sit(
             folder,
             lambda share, label: context.show("measure", share, label),
             lambda answers: _worth(context, ready, inputs, answers),
+            dense,
         ),
         resume=True,
     )

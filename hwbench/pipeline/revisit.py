@@ -12,12 +12,14 @@ from hwbench.pipeline import bundle
 from hwbench.pipeline.context import Place, open_cache
 from hwbench.pipeline.prepare import found
 from hwbench.records import Decision, Goal, Result, Study
+from hwbench.stats import Verdict
 
 
 def pick(study: Study, goals: Sequence[Goal], choose: str | None) -> Study:
     """Return the study decided anew: with `goals` if there are any, and by `choose` if given.
 
-    Nothing is measured; the test split, read once for the first decision, is not read again.
+    Nothing is measured; the test split, read once for the first decision, is not read again. What
+    came out head to head still counts: who lost there to the run's choice is not preferred to it.
     """
     recipe = dataclasses.replace(
         study.recipe,
@@ -25,8 +27,12 @@ def pick(study: Study, goals: Sequence[Goal], choose: str | None) -> Study:
         choose=choose or study.recipe.choose,
     )
     decision: Decision = pareto.decide(study.results, recipe, study.target)
-    if decision.chosen == study.decision.chosen:
-        decision = dataclasses.replace(decision, test=study.decision.test)
+    before = study.decision
+    lost = {b.other for b in before.confirmed if b.verdict == Verdict.SLOWER}
+    if decision.chosen in lost and before.chosen and recipe.choose == study.recipe.choose:
+        decision = pareto.decide(study.results, recipe, study.target, insist=before.chosen)
+    if decision.chosen == before.chosen:
+        decision = dataclasses.replace(decision, test=before.test, confirmed=before.confirmed)
     return dataclasses.replace(study, recipe=recipe, decision=decision)
 
 

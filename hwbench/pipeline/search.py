@@ -8,9 +8,9 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from hwbench import files, pareto, registry, search, stats
+from hwbench.pipeline import ladder
 from hwbench.pipeline.context import Context
 from hwbench.pipeline.jobs import Prepared
 from hwbench.pipeline.judge import failed, judge, sit
@@ -19,13 +19,11 @@ from hwbench.protocols import Sampler
 from hwbench.records import (
     METRICS,
     Candidate,
-    CompressedModel,
     CompressionSpec,
     Conditions,
     MeasureSpec,
     Result,
     Tried,
-    Value,
     from_json,
     to_json,
 )
@@ -33,8 +31,6 @@ from hwbench.records import (
 JOURNAL = "search.jsonl"
 BATCH = 8
 """Candidates that a bounded search tries in one sitting."""
-LONG = 8
-"""From so many epochs of fine-tuning on, an eighth of them is tried first."""
 _MASK = re.compile(r"unstructured|\d+:\d+|\d+x\d+")
 
 
@@ -134,8 +130,10 @@ def _try(
 ) -> Mapping[str, Mapping[str, float]]:
     """Measure a batch untrained; return the costs by candidate key."""
     walk.spared |= _spared(context, batch)
-    owners = {untrained(c).key: c for c in batch if c.key not in walk.spared}
-    ready = made(context, [*dense, *(untrained(c) for c in batch if c.key not in walk.spared)])
+    # What differs only in its training is one and the same before it: the first stands for all.
+    alike = {c.key: untrained(c).key for c in batch}
+    owners = {alike[c.key]: c for c in reversed(batch) if c.key not in walk.spared}
+    ready = made(context, [*dense, *(untrained(c) for c in owners.values())])
     for prepared in ready:
         own = owners.get(prepared.candidate.key)
         if own is not None and prepared.failure is not None:
@@ -143,7 +141,7 @@ def _try(
     insist(
         [p for p in ready if p.candidate.key not in owners], "the dense model cannot be prepared"
     )
-    if not walk.results and len(owners) == len(batch):
+    if not walk.results and not walk.spared:
         tried = [p for p in ready if p.candidate.key in owners]
         insist(tried, "no pruned candidate could be prepared")
     results = _quickly(context, walk, ready, conditions)
@@ -157,6 +155,7 @@ def _try(
         if costs is not None:
             told[own.key] = costs
     _keep(walk, results, reference, owners)
+    told = {c.key: told[o.key] for c in batch if (o := owners.get(alike[c.key], c)).key in told}
     for candidate in batch:
         _note(context, walk, candidate, told.get(candidate.key))
     return told
@@ -202,7 +201,13 @@ def _dropped(context: Context, walk: _Walk, pruned: Sequence[Candidate]) -> dict
     if not walk.trusted:
         return {}
     found = pareto.hopeless([*walk.dense, *walk.results], context.recipe)
-    found |= _short(context, walk, found)
+    owners = {untrained(r.candidate).key: r.candidate.key for r in walk.results}
+    for candidate in pruned:
+        owner = owners.get(untrained(candidate).key)
+        if owner in found:
+            found.setdefault(candidate.key, found[owner])
+    alive = [r for r in walk.results if r.candidate.key not in found]
+    found |= ladder.climb(context, walk.dense, alive)
     for key, (stands, why) in walk.spared.items():
         # Where the one that was measured gained after all, the others stay in the race.
         if stands in found:
@@ -210,44 +215,12 @@ def _dropped(context: Context, walk: _Walk, pruned: Sequence[Candidate]) -> dict
     return found
 
 
-def _short(context: Context, walk: _Walk, dropped: Mapping[str, str]) -> dict[str, str]:
-    """Return who falls behind after a short fine-tuning, where a full one takes much longer."""
-    recovery = context.recipe.recovery
-    if recovery.epochs < LONG:
-        return {}
-    brief = dataclasses.replace(recovery, epochs=max(1, recovery.epochs // LONG))
-    alive = [r for r in walk.results if r.candidate.key not in dropped]
-    shorter = {r.candidate.key: _with(r.candidate, recovery=brief) for r in alive}
-    # One backend each: what is asked for are the weights.
-    made(context, list({c.compression.key: c for c in shorter.values()}.values()))
-    results = []
-    for result in alive:
-        key = shorter[result.candidate.key].compression.key
-        healed = context.cache.find("compress", key, CompressedModel)
-        right = next((m for m in ("top1", "score") if m in result.values), None)
-        if healed is None or right is None or "finetuned" not in healed.scores:
-            continue
-        value = Value(right, healed.scores["finetuned"], result.values[right].source)
-        results.append(dataclasses.replace(result, values={**result.values, right: value}))
-    return {
-        key: f"{why} (after {brief.epochs} of {recovery.epochs} epochs)"
-        for key, why in pareto.hopeless([*walk.dense, *results], context.recipe).items()
-    }
-
-
-def _with(candidate: Candidate, **changes: Any) -> Candidate:
-    spec = dataclasses.replace(candidate.compression, **changes)
-    return dataclasses.replace(
-        candidate, export=dataclasses.replace(candidate.export, compression=spec)
-    )
-
-
 def untrained(candidate: Candidate) -> Candidate:
     """Return the candidate with its sparsity imposed at once, and nothing healed afterwards."""
     own = candidate.compression
     bare = CompressionSpec(own.workload, own.train)
     names = ("schedule", "steps", "begin", "end", "rewind", "ticket", "recovery")
-    return _with(candidate, healing="bn", **{name: getattr(bare, name) for name in names})
+    return ladder.changed(candidate, healing="bn", **{name: getattr(bare, name) for name in names})
 
 
 def _spared(context: Context, batch: Sequence[Candidate]) -> Mapping[str, tuple[str, str]]:

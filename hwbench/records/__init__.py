@@ -63,6 +63,8 @@ from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
     CHANNELS,
     LAST,
+    TEACHER,
+    TEMPERATURE,
     Candidate,
     CompressionSpec,
     ExportSpec,
@@ -73,6 +75,7 @@ from hwbench.records.specs import (
     Ticket,
     TrainSpec,
     WorkloadSpec,
+    usual_steps,
 )
 
 __all__ = [
@@ -80,6 +83,8 @@ __all__ = [
     "CHANNELS",
     "LAST",
     "METRICS",
+    "TEACHER",
+    "TEMPERATURE",
     "Answers",
     "Beside",
     "Candidate",
@@ -150,4 +155,5 @@ __all__ = [
     "from_json",
     "missing",
     "to_json",
+    "usual_steps",
 ]

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from hwbench.records.shifted import ShiftSpec
 from hwbench.records.specs import (
     LAST,
+    TEACHER,
+    TEMPERATURE,
     Healing,
     PluginSpec,
     Precision,
@@ -84,8 +86,8 @@ class Method:
     ticket: Ticket = "winning"
     ratios: Mapping[str, float] = field(default_factory=dict)
     healing: Healing = "finetune"
-    teacher: float = 0.5
-    temperature: float = 4.0
+    teacher: float = TEACHER
+    temperature: float = TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +139,16 @@ class Power:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Which GPU a target is: its UUID or number (``any``: the only one), and a part of its name."""
+    """Which GPU a target is: its UUID or number (``any``: the only one), and a part of its name.
+
+    ``capability`` is what compilers make code for (``9.0``; empty: unknown), ``memory_bytes`` its
+    memory (0: unknown until it is measured).
+    """
 
     which: str = "any"
     name: str = ""
+    capability: str = ""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

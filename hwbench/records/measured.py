@@ -74,7 +74,8 @@ class MemoryReading:
     ``variants`` holds the model's share (less the empty runtime) with other settings of the
     runtime, by what is different: ``{"without the arena": 812_000}``. ``device`` holds peaks of
     an accelerator's own memory: ``allocated`` and ``reserved`` by the runtime's allocator,
-    ``process`` as the driver counts this process, ``context`` the same before anything is loaded.
+    ``process`` as the driver counts this process; None: it ran on none. ``context`` is what the
+    driver counts for the same runtime with an empty model.
     """
 
     after_import: int
@@ -83,7 +84,24 @@ class MemoryReading:
     after_runs: int
     empty_runtime: int | None = None
     variants: Mapping[str, int] = field(default_factory=dict)
-    device: Mapping[str, int] = field(default_factory=dict)
+    device: Mapping[str, int] | None = None
+    context: int | None = None
+
+    @property
+    def above_context(self) -> int | None:
+        """The driver's count less that of an empty runtime; None where it does not count."""
+        seen = (self.device or {}).get("process")
+        return None if seen is None or self.context is None else max(seen - self.context, 0)
+
+    @property
+    def share(self) -> int | None:
+        """The bytes that the model takes beside its runtime; None where nobody can tell.
+
+        Of the accelerator, if it ran on one: by the allocator, else by the driver.
+        """
+        if self.device is not None:
+            return self.device.get("allocated", self.above_context)
+        return None if self.empty_runtime is None else self.after_runs - self.empty_runtime
 
 
 @dataclass(frozen=True, slots=True)

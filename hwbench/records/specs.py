@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hwbench.records.plain import digest
@@ -49,7 +49,7 @@ class TrainSpec:
     warmup: float = 0.15
 
 
-Schedule = Literal["oneshot", "linear", "cubic", "iterative", "lr_rewinding", "lottery"]
+Schedule = Literal["oneshot", "linear", "cubic", "iterative", "lr_rewinding", "lottery", "scratch"]
 Healing = Literal["finetune", "bn", "distill"]
 Ticket = Literal["winning", "random"]
 Precision = Literal["fp32", "int8"]
@@ -60,6 +60,14 @@ CHANNELS = ("channel", "filter", "neuron", "mlp")
 LAST = 2 / 3
 """Share of the recovery after which, unless told otherwise, nothing more is pruned."""
 
+TEACHER, TEMPERATURE = 0.5, 4.0
+"""Distillation unless told otherwise: the dense model's share of the loss, and how soft it is."""
+
+
+def usual_steps(schedule: Schedule) -> int:
+    """Return a schedule's pruning steps unless told otherwise: few where each is a training."""
+    return {"oneshot": 1, "scratch": 1, "lottery": 3, "lr_rewinding": 3}.get(schedule, 8)
+
 
 @dataclass(frozen=True, slots=True)
 class CompressionSpec:
@@ -69,7 +77,7 @@ class CompressionSpec:
     residual blocks), ``unstructured``, ``N:M`` (N kept of M) or ``NxM`` (blocks of N output by M
     input channels). ``sparsity`` is the share of *channels* (heads, blocks) removed for those and
     the share of *weights* that are zero for the others.
-    ``options`` are those of the pruner that makes the pattern.
+    ``options`` are those of the pruner that makes the pattern, where they are not its defaults.
 
     With the scope ``vector``, ``ratios`` gives the share of each layer by name (a layer that is
     not named keeps everything) and ``sparsity`` is only its name in labels; ``sensitivity``
@@ -78,6 +86,8 @@ class CompressionSpec:
     ``begin`` and ``end`` bound the pruning steps of a schedule, as shares of the recovery.
     ``lottery`` trains the pruned net again from epoch ``rewind`` of its first training (a
     ``random`` ticket keeps the shape and draws new weights); its recovery is that training.
+    ``scratch`` is the control of all of them: the shape, trained from fresh weights for as long as
+    the dense training and the recovery together.
     ``healing`` says what follows pruning: batch-norm statistics alone (``bn``), fine-tuning, or
     fine-tuning in which the dense model's answers at ``temperature`` make the share ``teacher``
     of the loss (``distill``). ``repeat`` counts fine-tunings of one pruning with other seeds.
@@ -97,8 +107,8 @@ class CompressionSpec:
     ticket: Ticket = "winning"
     ratios: Mapping[str, float] = field(default_factory=dict)
     healing: Healing = "finetune"
-    teacher: float = 0.5
-    temperature: float = 4.0
+    teacher: float = TEACHER
+    temperature: float = TEMPERATURE
     channel_multiple: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     recovery: TrainSpec | None = None
@@ -132,8 +142,22 @@ class CompressionSpec:
             return self.train.epochs
         if self.schedule == "lottery":
             return self.steps * (self.train.epochs - self.rewind) + self.rewind
+        if self.schedule == "scratch":
+            return self.whole_training.epochs
         rounds = self.steps if self.schedule == "lr_rewinding" else 1
         return rounds * self.recovery.epochs if self.recovery else 0
+
+    @property
+    def whole_training(self) -> TrainSpec:
+        """The dense training, longer by the recovery: what a net from scratch is given."""
+        more = self.recovery.epochs if self.recovery else 0
+        return replace(self.train, epochs=self.train.epochs + more)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is there to be beaten: pruned at random, or trained from fresh weights."""
+        chance = self.criterion == "random" or self.ticket == "random"
+        return not self.is_dense and (chance or self.schedule == "scratch")
 
     @property
     def method(self) -> str:
@@ -144,15 +168,24 @@ class CompressionSpec:
         return " ".join([self.pattern, self.criterion, scope, *self._course()])
 
     def _course(self) -> list[str]:
-        """Return the words for the schedule and the recovery, where they are not the usual."""
+        """Return the words for the schedule and the recovery, where they are not the usual.
+
+        Two specs that differ in one of these have different words.
+        """
         words: list[str] = [] if self.schedule == "oneshot" else [self.schedule]
+        if self.steps != usual_steps(self.schedule):
+            words.append(f"{self.steps}-step{'s' if self.steps > 1 else ''}")
         if (self.begin, self.end) != (0.0, LAST):
             words.append(f"{self.begin * 100:.3g}-{self.end * 100:.3g}%")
         if self.rewind:
             words.append(f"epoch-{self.rewind}")
         if self.ticket == "random":
             words.append("random-ticket")
-        return words if self.healing == "finetune" else [*words, self.healing]
+        if self.healing != "finetune":
+            words.append(self.healing)
+        if (self.teacher, self.temperature) != (TEACHER, TEMPERATURE):
+            words.append(f"teacher-{self.teacher:g}-at-{self.temperature:g}")
+        return [*words, *(f"{name}-{value}" for name, value in self.options.items())]
 
     @property
     def label(self) -> str:

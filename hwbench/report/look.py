@@ -13,7 +13,7 @@ from hwbench.records import METRICS, Result, Source, Standing, Study, Value
 # Okabe and Ito's colours, told apart with any colour vision; the yellow is too pale on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b0508c", "#c98a00", "#3d9bd6", "#7a2048", "#5b6b12")
 DENSE_COLOUR = "#1f2937"
-CONTROL_COLOUR = "#8a9099"
+CONTROL_COLOURS = ("#8a9099", "#b9a58c", "#6f6a62")
 # The same shapes as plotly and as matplotlib call them, one a backend.
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "hexagon")
 MARKERS = ("o", "D", "s", "^", "p", "h")
@@ -139,9 +139,8 @@ def dense_on(result: Result, study: Study) -> Result | None:
 
 
 def is_control(result: Result) -> bool:
-    """Whether the candidate is in the study to be beaten: pruned at random."""
-    compression = result.candidate.compression
-    return not compression.is_dense and compression.criterion == "random"
+    """Whether the candidate is in the study to be beaten: random cuts, or from scratch."""
+    return result.candidate.compression.is_control
 
 
 def method(result: Result) -> str:
@@ -153,7 +152,7 @@ def method(result: Result) -> str:
 def colours(study: Study) -> dict[str, str]:
     """Return a colour for every method of the study, by `method` name, in order of appearance."""
     found: dict[str, str] = {}
-    spare = 0
+    spare = controls = 0
     for result in study.results:
         name = method(result)
         if name in found:
@@ -161,7 +160,8 @@ def colours(study: Study) -> dict[str, str]:
         if result.candidate.compression.is_dense:
             found[name] = DENSE_COLOUR
         elif is_control(result):
-            found[name] = CONTROL_COLOUR
+            found[name] = CONTROL_COLOURS[controls % len(CONTROL_COLOURS)]
+            controls += 1
         else:
             found[name] = PALETTE[spare % len(PALETTE)]
             spare += 1

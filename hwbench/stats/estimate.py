@@ -1,9 +1,8 @@
 """From visit values to intervals: ratios to the reference and absolute levels.
 
-Ratios and levels are estimated on logarithms, in two levels: rounds inside a generation (one
-fresh process each for candidate and reference), then generations. Only the second level says
-what another process would show, so only it sets the width. A generation that a neighbour on the
-machine disturbed shows it in its rounds, and counts for less.
+Ratios and levels are estimated on logarithms, in two levels: inside a generation (one fresh
+process each for candidate and reference) the quietest round of each, then the mean of the
+generations. Only the second level says what another process would show, so only it sets the width.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from hwbench.stats.theory import (
     signed_rank_bounds,
     t_quantile,
 )
-from hwbench.stats.visits import paired, visit_values
+from hwbench.stats.visits import paired, quietest, visit_values
 
 PROCESS_SPREAD = 0.01
 """Standard deviation of ln(ratio) between processes that is assumed when only one was seen.
@@ -31,7 +30,12 @@ Identical code in two processes differs by about 1 % for good (measured for this
 shared x86 machine); a single generation cannot show it, so its intervals are widened by it.
 """
 
-_MAD_TO_SD = 1.4826
+_MOST_WEIGHT = 4.0
+"""Degrees of freedom that the sitting's spread counts for, at most, beside a candidate's own.
+
+Without this limit 11 of 800 pairs of identical small models were told apart at 99 % (3 to 14
+generations of two sittings of 30 models on a two-core machine, idle and loaded); with it 5.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,7 @@ class Spread:
     """How much one generation's ln(ratio) differs from the next, pooled over a sitting.
 
     ``variance`` is the typical variance and ``weight`` the degrees of freedom it counts for
-    beside a candidate's own (infinite: all candidates spread alike); ``freedom`` is what the
-    pooled figure itself rests on.
+    beside a candidate's own; ``freedom`` is what the pooled figure itself rests on.
     """
 
     variance: float
@@ -140,62 +143,50 @@ def ratio(
 ) -> Interval:
     """Return the candidate's time over the reference's (below 1: faster), as an interval.
 
-    ln(v_c / v_R) of the same generation and round, so that common drift cancels; Hodges-Lehmann
-    within a generation; mean and t-interval across generations (Kalibera & Jones, ISMM 2013).
-    Generations are weighted by 1/(v + e²), e being what the rounds of one scatter by and v what
-    the usual one is off by (the larger of m, the median of all e², and how far they lie apart): a
-    quiet one counts up to twice as much as a usual one, a disturbed one next to nothing. The
-    variance is then the weighted one (Hartung & Knapp, Stat. Med. 20, 2001).
+    A generation says ln(v_c / v_R), v being the least visit value of the rounds that both came
+    through: what disturbs a program on a shared machine only ever adds to its time (Chen & Revels,
+    "Robust benchmarking in noisy environments", 2016), and a visit value is a median of calls, so
+    that no single lucky one decides. Mean and t-interval across generations (Kalibera & Jones,
+    ISMM 2013). Visits are spread over the whole generation, candidates in turn, so that all have
+    the same chance of a quiet moment.
 
     With 2 or 3 generations the t quantile is 12.7 or 4.3. ``spread`` (`pooled_spread` of the
     sitting) mends that: the candidate's own variance is shrunk towards the sitting's and gains
     its degrees of freedom (the moderated t of Smyth, SAGMB 3, 2004). It is right for a sitting on
     average; a candidate whose processes differ several times as much as the others' is bounded
-    too tightly with 3 generations, so whoever wins is confirmed in fresh processes. In every
-    case the variance of a generation is at least m, what the rounds of the usual one scatter by:
-    few generations may agree by luck.
+    too tightly with 3 generations, so whoever wins is confirmed in fresh processes.
 
     With a single generation and no ``spread`` the signed-rank interval over its rounds is
     widened in quadrature by `PROCESS_SPREAD`, and the result is flagged ``assumed``.
 
     Raises `StageError` without a round in common.
     """
-    groups = list(paired(candidate, reference).values())
+    groups = paired(candidate, reference)
     if not groups:
         raise StageError(
             "measure",
             "no round in which both the candidate and the reference were measured",
             mend="allow more time (measure.max_time) or look at why visits were dropped",
         )
-    return _two_level(groups, confidence, spread)
+    each = list(quietest(candidate, reference).values())
+    return _two_level(each, list(groups.values()), confidence, spread)
 
 
 def by_generation(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[int, float]:
-    """Return the ratio of each generation in which both were measured, by its number.
-
-    They are pseudo-values: a generation that counts for little is drawn in towards the estimate,
-    one that counts for more is pushed out, so that their plain (geometric) mean is `ratio`'s.
-    """
-    groups = paired(candidate, reference)
-    if not groups:
-        return {}
-    level = _weighted(list(groups.values()))
-    drawn = [
-        level.mean + w * (m - level.mean) for m, w in zip(level.each, level.weights, strict=True)
-    ]
-    return {generation: math.exp(m) for generation, m in zip(groups, drawn, strict=True)}
+    """Return the ratio of each generation in which both were measured, by its number."""
+    return {g: math.exp(log) for g, log in quietest(candidate, reference).items()}
 
 
 def level(processes: Sequence[Process], confidence: float = 0.95) -> Interval:
     """Return the time of one call in seconds when nobody interrupts it.
 
-    Two levels as in `ratio`, on the logarithm of the visit values. This is the clean figure;
+    Two levels as in `ratio`, the least visit value of each process. This is the clean figure;
     `percentile` shows what was experienced. Raises `StageError` without a visit.
     """
     groups = [list(map(math.log, v.values())) for v in visit_values(processes).values() if v]
     if not groups:
         raise StageError("measure", "not a single visit was measured")
-    return _two_level(groups, confidence, None)
+    return _two_level([min(logs) for logs in groups], groups, confidence, None)
 
 
 def absolute(ratio_to: Interval, reference: Interval) -> Interval:
@@ -228,23 +219,22 @@ def pooled_spread(
     so their variances are correlated: with K candidates, equal spread of both processes makes
     the pooled figure worth 4K/(K+3) degrees of freedom per spare generation (Satterthwaite), not
     K. From 3 candidates on, the weight of the prior comes from how much the variances differ
-    (Smyth 2004, moments of the logarithm); below that all are taken to spread alike.
+    (Smyth 2004, moments of the logarithm). It is at most `_MOST_WEIGHT`, which it also is with
+    fewer: the shared reference makes candidates look more alike than they are.
     """
     variances, freedoms = [], []
     for candidate in candidates:
-        groups = list(paired(candidate, reference).values())
-        variance = _weighted(groups).variance if len(groups) > 1 else 0.0
+        each = list(quietest(candidate, reference).values())
+        variance = statistics.variance(each) if len(each) > 1 else 0.0
         if variance > 0.0:  # exactly 0 only where the candidate is the reference itself
             variances.append(variance)
-            freedoms.append(len(groups) - 1.0)
+            freedoms.append(len(each) - 1.0)
     if not variances:
         return None
     pooled = sum(v * d for v, d in zip(variances, freedoms, strict=True)) / sum(freedoms)
     freedom = sum(freedoms) * 4.0 / (len(variances) + 3.0)
-    if len(variances) < 3:
-        return Spread(pooled, math.inf, freedom)
-    variance, weight = fit_prior(variances, freedoms)
-    return Spread(pooled if math.isinf(weight) else variance, weight, freedom)
+    variance, weight = (pooled, math.inf) if len(variances) < 3 else fit_prior(variances, freedoms)
+    return Spread(pooled if math.isinf(weight) else variance, min(weight, _MOST_WEIGHT), freedom)
 
 
 # --------------------------------------------------------------------------------------------
@@ -252,62 +242,32 @@ def pooled_spread(
 
 
 def _two_level(
-    groups: Sequence[Sequence[float]], confidence: float, spread: Spread | None
+    each: Sequence[float],
+    groups: Sequence[Sequence[float]],
+    confidence: float,
+    spread: Spread | None,
 ) -> Interval:
-    """Combine logarithms, one sequence a generation, into an interval (see `ratio`)."""
-    rounds = sum(len(logs) for logs in groups)
-    if len(groups) == 1 and spread is None:
-        return _one_generation(groups[0], confidence)
-    level = _weighted(groups)
-    variance, freedom = _moderated(level.variance, len(groups) - 1.0, spread)
-    error = math.sqrt(max(variance, level.floor) / len(groups))
-    estimate = math.exp(level.mean)
+    """Combine one logarithm a generation (and its rounds') into an interval (see `ratio`)."""
+    if len(each) == 1 and spread is None:
+        return _one_generation(each[0], groups[0], confidence)
+    own = statistics.variance(each) if len(each) > 1 else 0.0
+    variance, freedom = _moderated(own, len(each) - 1.0, spread)
+    error = math.sqrt(variance / len(each))
+    estimate = math.exp(statistics.fmean(each))
     low, high = _bounds(estimate, error, freedom, confidence)
-    return Interval(estimate, low, high, len(groups), rounds, error, freedom)
+    return Interval(estimate, low, high, len(each), sum(map(len, groups)), error, freedom)
 
 
-@dataclass(frozen=True, slots=True)
-class _Weighted:
-    """Generations together: the figure and the weight of each (1 on average), and their mean.
-
-    ``variance`` is that of one that weighs 1, ``floor`` the least that this may be.
-    """
-
-    each: Sequence[float]
-    weights: Sequence[float]
-    mean: float
-    variance: float
-    floor: float
-
-
-def _weighted(groups: Sequence[Sequence[float]]) -> _Weighted:
-    """Return generations weighted by how quiet they were (see `ratio`)."""
-    each = [hodges_lehmann(logs) for logs in groups]
-    errors = [rounds_error(logs) for logs in groups]
-    known = [e * e for e in errors if e is not None]
-    usual = statistics.median(known) if known else 0.0
-    # What generations differ by anyway, whatever their rounds: the median of distances, for the
-    # disturbed ones must not make themselves count for more.
-    middle = statistics.median(each)
-    apart = _MAD_TO_SD * statistics.median([abs(m - middle) for m in each])
-    typical = max(usual, apart * apart)
-    raw = [1.0 if e is None or not typical else typical / (typical + e * e) for e in errors]
-    weights = [w * len(raw) / sum(raw) for w in raw]
-    mean = sum(w * m for w, m in zip(weights, each, strict=True)) / len(each)
-    squares = sum(w * (m - mean) ** 2 for w, m in zip(weights, each, strict=True))
-    return _Weighted(each, weights, mean, squares / max(len(each) - 1, 1), usual)
-
-
-def _one_generation(logs: Sequence[float], confidence: float) -> Interval:
-    mean, error = hodges_lehmann(logs), rounds_error(logs)
-    low, high = signed_rank_bounds(logs, confidence)
+def _one_generation(log: float, rounds: Sequence[float], confidence: float) -> Interval:
+    middle, error = hodges_lehmann(rounds), rounds_error(rounds)
+    low, high = signed_rank_bounds(rounds, confidence)
     process = PROCESS_SPREAD * t_quantile(confidence, math.inf)
     return Interval(
-        math.exp(mean),
-        math.exp(mean - math.hypot(mean - low, process)),
-        _exp(mean + math.hypot(high - mean, process)),
+        math.exp(log),
+        math.exp(log - math.hypot(middle - low, process)),
+        _exp(log + math.hypot(high - middle, process)),
         1,
-        len(logs),
+        len(rounds),
         None if error is None else math.hypot(error, PROCESS_SPREAD),
         None if error is None else math.inf,
         assumed=True,
@@ -318,8 +278,6 @@ def _moderated(own: float, freedom: float, spread: Spread | None) -> tuple[float
     """Shrink a candidate's variance towards the sitting's; returns variance and freedom."""
     if spread is None:
         return own, freedom
-    if math.isinf(spread.weight):
-        return spread.variance, spread.freedom
     total = spread.weight + freedom
     variance = (spread.weight * spread.variance + freedom * own) / total
     return variance, min(total, max(spread.freedom, freedom))

@@ -39,6 +39,18 @@ def paired(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[i
     return groups
 
 
+def quietest(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[int, float]:
+    """Return ln(v_candidate / v_reference) by generation: the least of each, of common rounds."""
+    mine, theirs = visit_values(candidate), visit_values(reference)
+    found = {}
+    for generation in sorted(mine.keys() & theirs.keys()):
+        rounds = mine[generation].keys() & theirs[generation].keys()
+        if rounds:
+            least = [min(values[generation][r] for r in rounds) for values in (mine, theirs)]
+            found[generation] = math.log(least[0] / least[1])
+    return found
+
+
 def visit_values(processes: Sequence[Process]) -> Mapping[int, dict[int, float]]:
     """Return the visit values by generation and round; a clock that stood still is no value."""
     found: dict[int, dict[int, float]] = defaultdict(dict)

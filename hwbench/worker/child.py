@@ -124,12 +124,12 @@ class Runner:
         after = stopwatch.peak_memory()
         phases = ("after_import", "after_load", "after_first", "after_runs")
         found = dict(zip(phases, (imported, loaded, first, after), strict=True))
-        device = session.device_memory() if isinstance(session, Accelerated) else {}
-        if device:
-            # By the driver's own books: what the allocator keeps, and the context.
-            seen = nvml.process_memory(os.getpid(), self._settings.gpu or "any")
-            device = device if seen is None else {**device, "process": seen}
-        return {**found, **({"device": device} if device else {})}
+        if not isinstance(session, Accelerated) or not session.clock:
+            return found
+        device = session.device_memory()
+        # By the driver's own books: what the allocator keeps, and the context.
+        seen = nvml.process_memory(os.getpid(), self._settings.gpu or "any")
+        return {**found, "device": device if seen is None else {**device, "process": seen}}
 
     def outputs(self, file: str) -> dict[str, Any]:
         """Write the first output's answers to all inputs, as an ``.npy`` file; return its name."""

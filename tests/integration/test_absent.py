@@ -75,6 +75,7 @@ def test_the_artifacts_are_code_for_the_board(house: House) -> None:
     assert len(names) >= 3, "three sets of weights, cross-compiled"
 
 
+@pytest.mark.contract
 def test_outputs_are_rehearsed_where_there_is_an_emulated_board(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

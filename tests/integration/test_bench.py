@@ -153,25 +153,30 @@ def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / ".hwbench").exists()
 
 
-@pytest.mark.parametrize("phase", ["prepare", "measure"])
+@pytest.mark.parametrize("phase", ["prepare", "measure", "search"])
 def test_killed_in_the_middle_it_goes_on_and_repeats_nothing(phase: str, tmp_path: Path) -> None:
     house = House.build(tmp_path)
-    with house.start("bench", "--recipe", "smoke") as running:
+    # What a search tries untrained is measured in a sitting of its own, and killed in there.
+    strategy = "latency_first" if phase == "search" else "train_all"
+    command = ("bench", "--recipe", "smoke", "--set", f"search.strategy={strategy}")
+    with house.start(*command) as running:
         assert running.stderr is not None
         for line in running.stderr:
             trained = phase == "prepare" and finished(house, "compress")
-            if trained or (phase == "measure" and measured(house)) or "score the" in line:
+            if trained or (phase != "prepare" and measured(house)) or "score the" in line:
                 break
         os.killpg(running.pid, signal.SIGKILL)
     assert not (tmp_path / "reports/latest").exists()
     before = finished(house, "compress")
     samples = measured(house)
-    assert bool(samples) == (phase == "measure")
-    house.run("bench", "--recipe", "smoke")
+    assert bool(samples) == (phase != "prepare")
+    house.run(*command)
     after = finished(house, "compress")
     assert {key: after[key] for key in before} == before
     assert {key: measured(house)[key] for key in samples} == samples, "no generation is repeated"
-    assert len(house.results()) == 4
+    tried = (tmp_path / "reports/latest/search.jsonl").exists()
+    assert len(house.results()) == 4 or tried
+    assert tried == (phase == "search")
     assert len(list((tmp_path / "reports/smoke/local-cpu").glob("2*"))) == 1, "one run, resumed"
 
 

@@ -216,9 +216,11 @@ def test_a_host_that_is_killed_leaves_nothing_running_there(desk: Desk) -> None:
     # The next guest gets in at once: the one that was killed is away.
     registry.create("connections", "ssh", connection.options).close()
     found = subprocess.run(
-        ["ssh", "-F", str(desk.board.config), "raspberrypi", "ls .hwbench/sessions; ps -e -o args"],
+        ["ssh", "-F", str(desk.board.config), "raspberrypi",
+         "id -u; ls .hwbench/sessions; ps -e -o args"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+    assert found.startswith("1000\n"), "nothing there runs as root"
     assert "hwbench-" not in found
     assert "serve" not in found
 

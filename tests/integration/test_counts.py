@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import config, predict
+from hwbench import config, pipeline, predict
 from hwbench.compile import compile_model
 from hwbench.connections import emulated as board
 from hwbench.errors import StageError
@@ -16,7 +16,7 @@ from hwbench.predict.cycles import Counts
 from hwbench.records import Candidate, CompiledModel, Source
 from tests import artifacts, emulated
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.contract, pytest.mark.slow]
 CORE = "cortex-a72"
 
 
@@ -35,6 +35,21 @@ def pair(
     made = compile_model(Candidate(model.spec, spec, "rpi4"), model, target, folder / "a")
     # The same once more under another name, and one that is no library.
     return made, dataclasses.replace(made, digest="again")
+
+
+def test_predict_counts_where_it_can(
+    pair: tuple[CompiledModel, CompiledModel], tmp_path: Path
+) -> None:
+    model = artifacts.network(tmp_path / "net.onnx")
+    target = config.load_target("rpi4")
+    found = {one.backend: one.latency for one in pipeline.foretell([model.path], target)}
+    assert set(found) == {spec.kind for spec in target.backends}
+    for latency in found.values():
+        assert latency.value is not None, latency.reason
+        assert "this very artifact" in latency.note
+    for one in pipeline.foretell([model.path], target, count=False):
+        assert "operator classes" in one.latency.note
+        assert "not asked for" in one.latency.note
 
 
 def test_counts_repeat_and_a_broken_artifact_is_its_own_failure(

@@ -36,7 +36,8 @@ def _errors(recipe: str, folder: Path) -> dict[float, float]:
         dense = made if one.is_dense else dense
         right = compress.score(compress.load(made, workload), workload, "test")
         found[one.sparsity] = 100 * (1 - right)
-    print(recipe, {f"{share:.4f}": f"{error:.2f} %" for share, error in found.items()})
+        chosen_by = {name: f"{100 * (1 - score):.2f} %" for name, score in made.scores.items()}
+        print(f"{recipe} {one.sparsity:.4f}: {found[one.sparsity]:.2f} %; validation {chosen_by}")
     return found
 
 

@@ -158,7 +158,10 @@ def test_a_wrong_key_is_said_with_its_mend(
     assert not (server.folder / "nobody").exists(), "no key is accepted unasked"
 
 
-@pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "", "a b", "a\nb"])
+@pytest.mark.parametrize(
+    "host",
+    ["-oProxyCommand=touch x", "", "a b", "a\nb", "pi@$(touch x)", "a;touch x", "a`id`", "a|b"],
+)
 def test_what_is_no_host_never_reaches_ssh(host: str, server: Loopback) -> None:
     with pytest.raises(UserError, match="no host"):
         opened(server, host=host)

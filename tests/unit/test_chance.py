@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from hwbench import pipeline
 from hwbench.pareto import decide, front, rivals
 from hwbench.pareto.chance import on_front, proxies
 from hwbench.pipeline import confirm
@@ -179,3 +180,21 @@ def test_who_wins_head_to_head_is_chosen_if_it_meets_the_goals() -> None:
     assert confirm.winner(beaten[1:], first) is None
     dense = dataclasses.replace(beaten[0], other=DENSE.candidate.key)
     assert confirm.swapped(first, everyone, recipe, synthetic.target(), dense).verdict == "dense"
+
+
+def test_picking_again_does_not_forget_who_lost_head_to_head() -> None:
+    recipe = synthetic.recipe(goals=[Goal("top1", "max_drop", 0.1)], objectives=AXES)
+    other = result(0.75, 0.93, (1.5, 1.52, 1.49))
+    everyone = [DENSE, SLOW, FAST, other]
+    first = decide(everyone, recipe, synthetic.target())
+    better = Beside(other.candidate.key, 0.97, 0.96, 0.98, "faster")
+    swapped = confirm.swapped(first, everyone, recipe, synthetic.target(), better)
+    run = synthetic.study(everyone, swapped, recipe)
+    again = pipeline.pick(run, (), None).decision
+    assert again.chosen == other.candidate.key
+    assert again.confirmed == swapped.confirmed
+    # By another figure, or without that comparison, it decides afresh.
+    assert pipeline.pick(dataclasses.replace(run, decision=first), (), None).decision == first
+    by_file = dataclasses.replace(recipe, choose="artifact_bytes")
+    found = pipeline.pick(run, (), "artifact_bytes").decision
+    assert found.chosen == decide(everyone, by_file, synthetic.target()).chosen

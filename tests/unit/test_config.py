@@ -178,6 +178,13 @@ def test_broken_overrides_are_refused(assignment: str, tmp_path: Path) -> None:
     assert "--set" in caught.value.where
 
 
+def test_minutes_cannot_end_what_tries_nothing_in_turn(tmp_path: Path) -> None:
+    own = {**RECIPE["search"], "strategy": "train_all", "budget": {"minutes": 5}}
+    with pytest.raises(UserError, match="train_all") as refused:
+        config.load_recipe(write(tmp_path, changed(search=own)))
+    assert "search.budget.minutes" in refused.value.where
+
+
 def test_an_override_of_an_unknown_key_is_a_mistake_like_any_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'sparsities'"):
         config.load_recipe(write(tmp_path, RECIPE), ["search.sparsitys=[0.5]"])

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hwbench import conditions
 from hwbench.measure import doctor
 from hwbench.measure.doctor import Check, Grade, checks
 from hwbench.measure.trial import Trial
-from hwbench.records import Conditions, TargetProfile
+from hwbench.records import Conditions, PluginSpec, TargetProfile
 from tests import artifacts, noise
 
 TARGET = dataclasses.replace(artifacts.TARGET, isa="aarch64", threads=2, throttle_celsius=80.0)
@@ -48,6 +50,14 @@ def found(
 def test_a_fit_device_has_nothing_to_mend() -> None:
     assert {c.grade for c in found().values()} == {Grade.OK}
     assert all(not c.mend for c in found().values())
+
+
+def test_a_board_is_no_place_for_root() -> None:
+    assert "user" not in found({"root": True}), "who runs on this machine is the user's affair"
+    reached = dataclasses.replace(TARGET, connection=PluginSpec("ssh", {"host": "pi@board"}))
+    assert found({"root": True}, target=reached)["user"].grade is Grade.WARN
+    assert found({"root": False}, target=reached)["user"].grade is Grade.OK
+    assert conditions.state()["root"] is (os.geteuid() == 0)
 
 
 def test_what_a_platform_does_not_offer_is_no_fault_of_it() -> None:

@@ -13,7 +13,7 @@ from hwbench import measure
 from hwbench.errors import TargetError
 from hwbench.measure import generation
 from hwbench.measure.device import check_identity
-from hwbench.measure.latency import agree, grouped
+from hwbench.measure.latency import Room, agree, grouped
 from hwbench.records import (
     CompiledModel,
     Conditions,
@@ -37,15 +37,17 @@ NOWHERE = Conditions({}, {}, {})
 def test_groups_hold_everybody_once_and_fit(sizes: list[int], free: int) -> None:
     jobs = [Job(str(i), "", {}, "") for i in range(len(sizes))]
     need = {str(i): size for i, size in enumerate(sizes)} | {"reference": 20, "shadow": 20}
-    groups = grouped(jobs, PAIR, need, free)
+    groups = grouped(jobs, PAIR, [Room(free, need)])
     assert [job for group in groups for job in group] == jobs
     room = free * 0.6 - 40
     assert all(len(g) == 1 or sum(need[j.name] for j in g) <= room for g in groups)
-    assert grouped(jobs, PAIR, need, None) == [jobs]
+    assert grouped(jobs, PAIR, []) == [jobs]
+    # Who fits into the host's memory may not fit into the GPU's: both hold everybody.
+    assert grouped(jobs, PAIR, [Room(10**6, need), Room(free, need)]) == groups
 
 
 def test_without_candidates_there_is_one_empty_group() -> None:
-    assert grouped([], PAIR, {"reference": 1, "shadow": 1}, 0) == [[]]
+    assert grouped([], PAIR, [Room(0, {"reference": 1, "shadow": 1})]) == [[]]
 
 
 def _processes(

@@ -18,23 +18,7 @@ from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import TargetError
 from hwbench.measure.device import check_identity
 from hwbench.records import Conditions, Gpu
-from tests import artifacts
-
-# A quiet H200 as nvidia-smi -q printed it; figures of the counter made up.
-TRACE = """\
-name NVIDIA H200
-uuid GPU-11111111-2222-3333-4444-555555555555
-driver 580.159.03
-total 150754820096
-free 150000000000
-limit 1980
-clock 345 1980 1980
-slowed 0
-celsius 34
-millijoules 1000000 1500000
-processes 2
-mig 0
-"""
+from tests import artifacts, recorded_gpu
 
 READ = """
 import json
@@ -56,20 +40,13 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the library that plays traces; return the folder it is in."""
-    folder = tmp_path_factory.mktemp("nvml")
-    compiler = shutil.which("cc")
-    assert compiler, "a C compiler is needed"
-    source = Path(__file__).parents[1] / "nvml.c"
-    command = [compiler, "-shared", "-fPIC", "-o", str(folder / "libnvidia-ml.so.1"), str(source)]
-    subprocess.run(command, check=True)
-    return folder
+    return recorded_gpu.library(tmp_path_factory.mktemp("nvml"))
 
 
 def read(library: Path, tmp_path: Path, which: str, *changes: str) -> dict[str, Any]:
     """Return what the binding reads in a process of its own; `changes` win over the trace."""
     trace = tmp_path / "trace"
-    trace.write_text("".join(f"{line}\n" for line in changes) + TRACE)
+    trace.write_text("".join(f"{line}\n" for line in changes) + recorded_gpu.TRACE)
     done = subprocess.run(
         [sys.executable, "-c", READ % which],
         capture_output=True,
@@ -88,9 +65,10 @@ def test_a_gpu_says_what_it_is_and_how_it_feels(library: Path, tmp_path: Path) -
         "uuid": "GPU-11111111-2222-3333-4444-555555555555",
         "memory": 150754820096,
         "clock_limit": 1.98e9,
+        "capability": "9.0",
         "mig": False,
     }
-    assert found["software"] == {"nvidia_driver": "580.159.03"}
+    assert found["software"] == {"nvidia_driver": "580.159.03", "cuda_driver": "13.0"}
     assert found["state"] == {
         "gpu_clock": 3.45e8,
         "gpu_slowed": 0,
@@ -110,6 +88,8 @@ def test_a_gpu_says_what_it_is_and_how_it_feels(library: Path, tmp_path: Path) -
         ("any", "count 2", "there are 2 GPUs and the target names none: GPU-1111"),
         ("3", "count 2", "no GPU 3: NVML says: Not Found"),
         ("GPU-other", "count 2", "no GPU GPU-other: NVML says: Not Found"),
+        ("MIG-5", "count 1", "MIG-5 is a slice of a GPU"),
+        ("first", "count 1", "no GPU 'first': expected any, a number, or GPU-"),
     ],
 )
 def test_the_wrong_gpu_is_said(
@@ -124,7 +104,8 @@ def test_the_wrong_gpu_is_said(
 def test_one_of_two_is_found_by_its_name(library: Path, tmp_path: Path) -> None:
     uuid = "GPU-11111111-2222-3333-4444-555555555555"
     assert read(library, tmp_path, uuid, "count 2")["identity"]["uuid"] == uuid
-    assert read(library, tmp_path, "1", "count 2")["identity"]["name"] == "NVIDIA H200"
+    other = read(library, tmp_path, "1", "count 2", "uuid2 GPU-2")
+    assert other["identity"]["uuid"] == "GPU-2"
 
 
 def test_mig_and_a_card_without_it(library: Path, tmp_path: Path) -> None:
@@ -196,7 +177,7 @@ def test_a_session_drops_what_was_slowed_and_counts_joules(
     trace = tmp_path / "trace"
     # NVML is asked once before a round and once a visit; the fifth visit finds a low clock.
     clocks = "clock " + " ".join(["1980"] * 6 + ["900"] + ["1980"] * 40)
-    trace.write_text(f"{clocks}\nmillijoules 0 200 1000 61000\n" + TRACE)
+    trace.write_text(f"{clocks}\nmillijoules 0 200 1000 61000\n" + recorded_gpu.TRACE)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
     monkeypatch.setenv("HWBENCH_TRACE", str(trace))
     meter = PluginSpec("nvml", {"idle_seconds": 0.1})

@@ -35,6 +35,11 @@ def test_a_model_that_misses_its_bar_says_so() -> None:
     row = validate.row("bad", "cortex-a72", ["a", "b", "c"], seconds[::-1].copy(), seconds, 0.16)
     assert not row.held
     assert row.pairs_right == 0
+    assert (row.told, row.told_right) == (3, 0)
+    near = validate.row(
+        "near", "cortex-a72", ["a", "b"], np.array([1.1, 1.0]), np.array([1.0, 2.0])
+    )
+    assert (near.pairs, near.pairs_right, near.told) == (1, 0, 0), "wrong, and said to be a tie"
     assert "MISSED" in validate.markdown([row])
 
 

@@ -103,7 +103,7 @@ def test_a_random_ticket_keeps_the_net_and_not_the_weights(
     assert torch.equal(winning != 0, chance != 0)
     assert not torch.equal(winning, chance)
     assert min(scores) > 0.8
-    assert spec.label == "unstructured 75 % magnitude global lottery random-ticket"
+    assert spec.label == "unstructured 75 % magnitude global lottery 1-step random-ticket"
 
 
 def test_learning_rate_rewinding_repeats_the_end_of_the_training(
@@ -157,7 +157,7 @@ def test_distillation_heals(toy: Workload, dense: CompressedModel, tmp_path: Pat
     spec = dataclasses.replace(BASE, healing="distill", schedule="cubic", begin=0.2)
     made = compress.compress(spec, toy, dense, tmp_path, _quiet)
     assert made.scores["finetuned"] > 0.8
-    assert spec.label.endswith("cubic 20-66.7% distill")
+    assert spec.label.endswith("cubic 2-steps 20-66.7% distill")
 
 
 def test_shares_by_sensitivity_meet_the_whole(
@@ -171,3 +171,33 @@ def test_shares_by_sensitivity_meet_the_whole(
     zeros = {c.layer: int((state[f"{c.layer}.weight"] == 0).sum()) for c in found.curves}
     assert sum(zeros.values()) / sum(c.units for c in found.curves) == pytest.approx(0.6, abs=0.01)
     assert made.spec == spec
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "channel"])
+def test_a_net_from_scratch_has_the_shape_fresh_weights_and_the_whole_budget(
+    toy: Workload, dense: CompressedModel, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Liu et al. 2019: the control is the pruned shape, trained as long as all of pruning took."""
+    seen: list[tuple[dict[str, torch.Tensor], TrainSpec]] = []
+
+    def spy(model: nn.Module, _w: Any, train: TrainSpec, **_: Any) -> None:
+        seen.append(({k: v.clone() for k, v in model.state_dict().items()}, train))
+
+    monkeypatch.setattr(rounds, "fit", spy)
+    words: dict[str, Any] = {"criterion": "l2", "scope": "local"} if pattern == "channel" else {}
+    own = dataclasses.replace(BASE, pattern=pattern, schedule="scratch", steps=1, **words)
+    made, scores = rounds.anew(own, toy, compress.load(dense, toy), _quiet)
+    ((start, train),) = seen
+    assert train == dataclasses.replace(TRAIN, epochs=4)
+    assert own.epochs == 4
+    assert set(scores) == {"finetuned"}
+    fresh = _fresh(toy, own.seed + 1_000_003)
+    weight = start["conv.weight"]
+    if pattern == "unstructured":
+        mask = made.masks["conv.weight"]
+        assert torch.equal(weight, fresh["conv.weight"] * mask)
+        gone = sum(int((m == 0).sum()) for m in made.masks.values())
+        assert gone / sum(m.numel() for m in made.masks.values()) == pytest.approx(0.75, abs=0.01)
+    else:
+        assert weight.numel() < 0.5 * fresh["conv.weight"].numel()
+        assert torch.isin(weight, fresh["conv.weight"]).all()

@@ -266,7 +266,7 @@ class TestCalibration:
         assert sum(slower) / len(slower) >= 0.9
 
     def test_preemption_without_the_filter_would_be_worse(self) -> None:
-        rng, noise = np.random.default_rng(15), Noise(preempted=0.3)
+        rng, noise = np.random.default_rng(15), Noise(preempted=0.6)
         errors: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(60):
             r, s = sitting(rng, [1e-3, 1e-3], noise=noise)
