@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.protocols import Backend, Planning
+from hwbench.protocols import Backend, Planning, Telling
 from hwbench.records import (
     Candidate,
     CompiledModel,
@@ -21,17 +21,24 @@ from hwbench.records import (
 
 
 def compile_model(
-    candidate: Candidate, model: OnnxModel, target: TargetProfile, folder: Path
+    candidate: Candidate,
+    model: OnnxModel,
+    target: TargetProfile,
+    folder: Path,
+    heard: Callable[[float], None] | None = None,
 ) -> CompiledModel:
     """Return the artifact of one candidate, compiled into `folder` (made if need be, else empty).
 
     Its digest covers the files and what decides how they are run: the backend with its options,
-    the batch and the threads. Raises `StageError` when the backend cannot compile the model.
+    the batch and the threads. A backend that takes minutes tells `heard` the share of them that
+    is over. Raises `StageError` when the backend cannot compile the model.
     """
     since = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     spec = candidate.backend
     backend: Backend = registry.create("backends", spec.kind, spec.options)
+    if heard is not None and isinstance(backend, Telling):
+        backend.listen(heard)
     entry = backend.compile(model, candidate, target, folder)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     if folder / entry not in files:

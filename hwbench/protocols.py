@@ -7,7 +7,7 @@ every plug-in file can be imported anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -216,6 +216,14 @@ class Planning(Protocol):
 
     def planned_memory(self, model: OnnxModel) -> int | None:
         """Return the bytes that it planned when it compiled `model`; None if it did not."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A backend that may compile for minutes, and says meanwhile how far it is."""
+
+    def listen(self, heard: Callable[[float], None]) -> None:
+        """Call `heard` with the share of the time that is over, now and then."""
 
 
 class EnergyMeter(Protocol):

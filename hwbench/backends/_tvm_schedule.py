@@ -9,8 +9,15 @@ than the default and close to ONNX Runtime; a tuned schedule would do better sti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+DONE = "hwbench.scheduled"
+"""Attribute of a function that has its schedule already."""
+
+Split = Callable[[Any, Any, int], list[Any]]
+"""(schedule, loop, wanted extent of the inner loop) -> factors of the outer and the inner one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +51,40 @@ def schedule(module: Any, target: Any, parallel: bool) -> Any:
     tile = tile_of(target)
     for name in list(module.get_global_vars()):
         function = module[name]
-        if not isinstance(function, tirx.PrimFunc):
+        if not isinstance(function, tirx.PrimFunc) or DONE in (function.attrs or {}):
             continue
         try:
-            tiled = _tiled(function, tile, parallel)
+            made = tiled(function, tile, parallel)
         except ScheduleError:
             continue  # Not a shape this schedule knows: the plain loops are right, only slow.
-        if tiled is not None:
+        if made is not None:
             attributes = {key: function.attrs[key] for key in function.attrs.keys()}  # noqa: SIM118
-            module.update_func(name, tiled.with_attrs(attributes))
+            module.update_func(name, made.with_attrs(attributes))
     return module
 
 
-def _tiled(function: Any, tile: Tile, parallel: bool) -> Any:
+def tiled(function: Any, tile: Tile, parallel: bool) -> Any:
+    """Return one tiled function, or None if it has another shape than this schedule knows."""
     import tvm
     from tvm import s_tir
 
     plan = s_tir.Schedule(tvm.IRModule({"main": function}))
+    return plan.mod["main"] if tiling(plan, tile, parallel, fitting) else None
+
+
+def tiling(plan: Any, tile: Tile, parallel: bool, split: Split) -> bool:
+    """Tile the one function of a schedule, its loops cut by `split`; False if it cannot be."""
     blocks = plan.get_child_blocks(plan.get_sblock("root"))
     sums = [b for b in blocks if _loops(plan, b)[1]]
     if len(sums) != 1:
-        return None
+        return False
     total = sums[0]
     names = [plan.get(b).name_hint for b in blocks]
     after = blocks[names.index(plan.get(total).name_hint) + 1 :]
     spatial, summed = _loops(plan, total)
     if len(spatial) < 2 or int(plan.get(spatial[-1]).extent) == 1:
-        return None
-    outer, inner = _split(plan, spatial, tile)
+        return False
+    outer, inner = _split(plan, spatial, tile, split)
     plan.reorder(*outer, *summed, *inner)
     if parallel:
         plan.parallel(outer[-3] if len(outer) >= 3 else outer[0])
@@ -81,7 +94,18 @@ def _tiled(function: Any, tile: Tile, parallel: bool) -> Any:
     plan.vectorize(inner[-1])
     start = plan.decompose_reduction(total, summed[0])
     plan.vectorize(plan.get_loops(start)[-1])
-    return plan.mod["main"]
+    return True
+
+
+def fitting(plan: Any, loop: Any, wanted: int) -> list[Any]:
+    """Return factors with the largest inner one that divides the loop and is not above `wanted`."""
+    extent = int(plan.get(loop).extent)
+    return [None, next(d for d in range(max(min(extent, wanted), 1), 0, -1) if extent % d == 0)]
+
+
+def sampled(plan: Any, loop: Any, wanted: int) -> list[Any]:
+    """Return factors that are left to a search, the inner one not above four times `wanted`."""
+    return list(plan.sample_perfect_tile(loop, n=2, max_innermost_factor=4 * wanted))
 
 
 def _loops(plan: Any, block: Any) -> tuple[list[Any], list[Any]]:
@@ -95,18 +119,18 @@ def _loops(plan: Any, block: Any) -> tuple[list[Any], list[Any]]:
     return spatial, summed
 
 
-def _split(plan: Any, spatial: list[Any], tile: Tile) -> tuple[list[Any], list[Any]]:
+def _split(plan: Any, spatial: list[Any], tile: Tile, split: Split) -> tuple[list[Any], list[Any]]:
     """Return the loops over tiles and those inside one: channels, rows, pixels."""
-    width = _fit(int(plan.get(spatial[-1]).extent), tile.pixels)
+    wide = split(plan, spatial[-1], tile.pixels)
     if len(spatial) < 4:
-        beyond, pixels = plan.split(spatial[-1], [None, width])
+        beyond, pixels = plan.split(spatial[-1], wide)
         return [*spatial[:-1], beyond], [pixels]
     images, channels, rows, columns = spatial[-4:]
-    height = _fit(int(plan.get(rows).extent), tile.pixels // width)
-    deep = _fit(int(plan.get(channels).extent), tile.channels)
-    groups, channel = plan.split(channels, [None, deep])
-    strips, row = plan.split(rows, [None, height])
-    beyond, pixels = plan.split(columns, [None, width])
+    width = wide[1] if isinstance(wide[1], int) else int(plan.get(wide[1]))
+    high = split(plan, rows, max(tile.pixels // width, 1))
+    groups, channel = plan.split(channels, split(plan, channels, tile.channels))
+    strips, row = plan.split(rows, high)
+    beyond, pixels = plan.split(columns, wide)
     return [*spatial[:-4], images, groups, strips, beyond], [channel, row, pixels]
 
 
@@ -119,10 +143,6 @@ def _finish(plan: Any, total: Any, after: list[Any], where: Any) -> None:
         last = after[-1]
     else:
         last = plan.cache_write(total, 0, "local")
-    plan.reverse_compute_at(last, where)
+    # Unit loops stay: how many loops there are must not depend on the sizes of a tile.
+    plan.reverse_compute_at(last, where, preserve_unit_loops=True)
     plan.vectorize(plan.get_loops(last)[-1])
-
-
-def _fit(extent: int, wanted: int) -> int:
-    """Return the largest divisor of `extent` that is at most `wanted`."""
-    return next(d for d in range(max(min(extent, wanted), 1), 0, -1) if extent % d == 0)

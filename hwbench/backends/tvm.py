@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -35,6 +36,7 @@ _FOREIGN = (RuntimeError, ValueError)
 _IMPORT = (*_FOREIGN, TypeError, LookupError, AttributeError, AssertionError)
 _CPU, _POOLED = 1, 2
 _TRIPLES = "such as aarch64-linux-gnu or x86_64-linux-gnu"
+Tuning = dict[Literal["minutes"], float]
 _PROCESSORS = "such as cortex-a72, cortex-a76, x86-64-v3, skylake-avx512, or host"
 
 
@@ -48,7 +50,9 @@ class Options:
     that of ``mtriple``). ``schedule``: tile the kernels for registers; off, TVM's own lowering
     is left, 10 to 40 times slower. ``device``: ``cuda`` is the GPU that the target names, its
     kernels scheduled by TVM's rules. ``arch``: what they are made for, as in ``sm_90`` (empty:
-    what the target's file says of the GPU).
+    what the target's file says of the GPU). ``tuning``: ``{minutes: 5}`` searches better schedules
+    for so long a network, on this machine's CPU, over all runs together (MetaSchedule; not given:
+    not at all).
     """
 
     mcpu: str = "host"
@@ -57,6 +61,7 @@ class Options:
     schedule: bool = True
     device: Literal["cpu", "cuda"] = "cpu"
     arch: str = ""
+    tuning: Tuning | None = None
 
 
 class TvmSession:
@@ -140,6 +145,11 @@ class TvmBackend:
         """Keep the options."""
         self._options = options
         self._planned: dict[str, int] = {}
+        self._heard: Callable[[float], None] | None = None
+
+    def listen(self, heard: Callable[[float], None]) -> None:
+        """Tell `heard` the share of its time that tuning has used."""
+        self._heard = heard
 
     def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
         """Return that no layer gains from zeros."""
@@ -211,7 +221,12 @@ class TvmBackend:
         return self._planned.get(model.digest)
 
     def _build(
-        self, module: Any, threads: int, folder: Path, profile: TargetProfile, name: str = ""
+        self,
+        module: Any,
+        threads: int,
+        folder: Path,
+        profile: TargetProfile,
+        name: str | None = None,
     ) -> str:
         import tvm
 
@@ -221,16 +236,48 @@ class TvmBackend:
         on_gpu, arch = self._options.device == "cuda", self._arch(profile)
         target = _tvm_cuda.target(arch, self._target()) if on_gpu else self._target()
         module = fused(module, target)
+        if self._options.tuning is not None and name is not None:
+            module = self._tuned(module, threads)
         if on_gpu:
             module = _tvm_cuda.schedule(module, target)
         elif self._options.schedule:
             module = _tvm_schedule.schedule(module, target, parallel=threads > 1)
-        self._planned[name] = planned(module, target)
+        self._planned[name or ""] = planned(module, target)
         executable = tvm.compile(module, target)
         executable.export_library(str(folder / "model.so"), fcompile=self._linker())
         if on_gpu:
             _tvm_cuda.write_kernels(executable, arch, folder)
         return "model.so"
+
+    def _tuned(self, module: Any, threads: int) -> Any:
+        """Return a fused module with the best schedules that tuning has found."""
+        from hwbench.backends import _tvm_tuning
+        from hwbench.kernels import build, memory
+
+        options = self._options
+        assert options.tuning is not None
+        minutes = options.tuning.get("minutes", 0.0)
+        if not 0 < minutes < math.inf:
+            what = f"tvm cannot tune for {minutes} minutes"
+            raise StageError("compile", what, expected="a number above 0, as in {minutes: 5}")
+        if not options.schedule:
+            raise StageError(
+                "compile",
+                "tvm was told to tune and not to schedule",
+                mend="leave schedule or tuning out: tuning starts from our schedule",
+            )
+        if options.device != "cpu":
+            what = "tvm's tuning times kernels of the CPU only"
+            raise StageError("compile", what, mend="leave tuning out where device is cuda")
+        made = build.machine(options.mcpu, options.mtriple, threads)
+        if not made.native:
+            raise StageError(
+                "compile",
+                f"tvm tunes by timing, and code for {made.mcpu} {made.mtriple} cannot run here",
+                mend="leave tuning out for this target, or run hwbench on the device",
+            )
+        kept = memory.of(made, memory.default().with_name("tuned.json"))
+        return _tvm_tuning.tuned(module, made, minutes * 60, kept, self._heard)
 
     def _arch(self, profile: TargetProfile) -> str:
         """Return what a GPU's kernels are made for: the option, else what the profile says."""
