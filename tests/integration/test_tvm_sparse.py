@@ -20,7 +20,7 @@ from hwbench.errors import StageError
 from hwbench.kernels import bench, build, choose, graph, lower
 from hwbench.kernels.problem import Config, Problem
 from hwbench.pareto import decide
-from hwbench.records import Source, Value
+from hwbench.records import LayerNote, PluginSpec, Source, Value
 from tests import synthetic
 from tests.unit.test_kernels import block, document, pruned
 
@@ -75,8 +75,9 @@ def test_where_sparse_does_not_pay_the_decision_says_ship_it_on_ort(tmp_path: Pa
     layers = [part for _ in range(3) for part in (nn.Linear(384, 384), nn.ReLU())]
     dense = bench.traced(nn.Sequential(*layers).eval(), (64, 384))
     x = np.random.default_rng(0).standard_normal((1, 64, 384)).astype(np.float32)
-    sparse = synthetic.PluginSpec("tvm_sparse", {"mcpu": "nehalem"})
-    calls, notes = [], ()
+    sparse = PluginSpec("tvm_sparse", {"mcpu": "nehalem"})
+    calls: list[Callable[[], Any]] = []
+    notes: tuple[LayerNote, ...] = ()
     for number, model in enumerate((dense, dense, bench.prune(dense, 0.3))):
         path = tmp_path / f"{number}" / "m.onnx"
         path.parent.mkdir()
@@ -119,7 +120,7 @@ def separable(rng: np.random.Generator) -> tuple[onnx.ModelProto, np.ndarray]:
     for number, (inputs, outputs, stride) in enumerate(((12, 20, 1), (20, 24, 2))):
         weights[f"d{number}"] = rng.standard_normal((inputs, 1, 3, 3)).astype(np.float32)
         weights[f"p{number}"] = pruned(rng, (outputs, inputs, 1, 1), "half")
-        given = {"group": inputs, "strides": [stride] * 2, "pads": [1] * 4}
+        given: dict[str, Any] = {"group": inputs, "strides": [stride] * 2, "pads": [1] * 4}
         nodes += [
             helper.make_node("Conv", [at, f"d{number}"], [f"a{number}"], **given),
             helper.make_node("Relu", [f"a{number}"], [f"b{number}"]),

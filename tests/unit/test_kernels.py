@@ -525,7 +525,8 @@ class Chain:
         kernel, stride = (int(self.rng.integers(1, 4)) for _ in range(2))
         pad = kernel // 2
         high, wide = ((n + 2 * pad - kernel) // stride + 1 for n in self.shape[2:])
-        rows, rest = self.shape[1], ()
+        rows = self.shape[1]
+        rest: tuple[str, ...] = ()
         if operator == "Conv":
             rows = int(self.rng.integers(1, 9))
             matrix = pruned(self.rng, (rows, self.shape[1], kernel, kernel), "half")
