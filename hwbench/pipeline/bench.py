@@ -135,7 +135,7 @@ def runnable(
         if c.backend.kind not in lost
         or not lost[c.backend.kind][0].items() <= c.backend.options.items()
     )
-    kinds = {c.backend.kind for c in candidates} - {c.backend.kind for c in left}
+    kinds = {c.backend.kind for c in candidates if c not in left}
     notes = tuple(f"{kind}: {lost[kind][1]}" for kind in sorted(kinds))
     if not left:
         raise TargetError(
