@@ -31,16 +31,17 @@ def drawn(study: Study, layout: Layout) -> list[tuple[plane.Plane, Figure | None
 
 def _heat(study: Study, one: Sensitivity, place: int, layout: Layout) -> tuple[plane.Plane, Figure]:
     size, unit = _scale(study)
+    title = METRICS[look.accuracy(study)].title.lower()
     flat = plane.Plane(
         f"sensitivity-{place}",
         f"What each layer loses alone: {_name(one)}",
         "Share of the layer removed",
         "",
-        about=f"{_ABOUT} Cells: {METRICS[look.accuracy(study)].title.lower()} lost, {unit}.",
+        about=f"{_ABOUT} Figures: change of the {title}, {unit}.",
         rem=max(25.0, 8 + 1.1 * len(one.curves)),
     )
     losses = [[(curve.score - score) * size for score in curve.scores] for curve in one.curves]
-    words = [[f"{-loss:+.1f}" for loss in row] for row in losses]
+    words = [[f"{round(-loss, 1) + 0.0:+.1f}" for loss in row] for row in losses]
     trace: Figure = {
         "type": "heatmap",
         "x": [f"{share:.0%}" for share in one.curves[0].sparsities],
