@@ -14,9 +14,9 @@ _SAYS = {"s": ("faster", "slower"), "B": ("smaller", "larger"), "J": ("less", "m
 def named(result: Result) -> str:
     """Return a candidate's name in a sentence: ``channel 50 % l2 local on tvm``."""
     candidate = result.candidate
-    name = candidate.label.removesuffix(f" · {candidate.backend.kind}")
+    name = candidate.label.removesuffix(f" · {candidate.backend.label}")
     control = " (a control)" if candidate.compression.is_control else ""
-    return f"{name}{control} on {candidate.backend.kind}"
+    return f"{name}{control} on {candidate.backend.label}"
 
 
 def accuracy_metric(objectives: Sequence[str], results: Sequence[Result]) -> str | None:
