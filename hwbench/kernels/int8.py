@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwbench.errors import StageError
 from hwbench.kernels import layouts, words
@@ -26,7 +27,7 @@ from hwbench.kernels.build import Machine
 from hwbench.kernels.graph import Graph, Step
 from hwbench.kernels.layouts import Layout
 from hwbench.kernels.problem import overlapping, repeated
-from hwbench.kernels.words import BYTES, LANES, Dot
+from hwbench.kernels.words import BYTES, LANES, Dot, ungrouped
 
 if TYPE_CHECKING:
     from hwbench.kernels.lower import Lowering, Planes
@@ -84,7 +85,7 @@ def _in_words(step: Step, end: Step, rounds: dict[str, Step], graph: Graph) -> S
     if any(i is None for i in inputs) or any(len(shape) != 4 for shape in shapes):
         return None
     kind = ""
-    if step.kind == "conv" and step.coded is not None and step.groups == 1:
+    if step.kind == "conv" and step.coded is not None:
         kind = "dot8" if step.residual is None and step.activation in ("none", "clip") else ""
     elif step.kind == "pool" and not step.average:
         (one,) = (i for i in inputs if i is not None)
@@ -181,6 +182,8 @@ class Eight:
         x_plane = phases * source.plane
         inside = np.array([phase * source.plane + offset for phase, offset in taps])
         weights, scales = step.coded
+        channels = low.graph.shapes[name.removesuffix(WORDS)][1]
+        weights = ungrouped(weights, step.groups, channels)
         places = np.add.outer(np.arange(value.channels) * x_plane, inside).reshape(-1)
         starts, offsets, values = words.encode(weights, value.channels, places)
         scale, zero = self.grids[name]
@@ -206,7 +209,7 @@ class Eight:
             parallel=low.threads > 1 and not overlapping(walk, LANES),
         )
         rows = shape.rows - len(weights)
-        constants = [
+        constants: list[NDArray[Any]] = [
             repeated(walk.x, value.planes * x_plane, value.images),
             repeated(walk.y, planes * target.plane, value.images),
             np.pad(starts, (0, rows), mode="edge"),
@@ -257,7 +260,7 @@ class Eight:
             bounds=(0, 255),
         )
         function = words.pool_kernel(low.name("pool8"), shape, inside, phases * source.plane)
-        constants = [np.asarray(walk.x, np.int32), np.asarray(walk.y, np.int32)]
+        constants: list[NDArray[Any]] = [np.asarray(walk.x, np.int32), np.asarray(walk.y, np.int32)]
         constants += [] if mask is None else [mask]
         return self._made(step, low.call(function, [x, *constants], shape.y_size, "int32"), target)
 

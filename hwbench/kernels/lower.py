@@ -217,6 +217,7 @@ class Lowering:
         flops = 2.0 * step.weights.size * shape[0] * shape[2] * shape[3]
         walked = 2.0 * BYTES * stored * shape[0] * shape[2] * shape[3]
         form = "dense" if stored >= 0.999 * blocks else "sparse"
+        form = "depthwise" if 1 < step.groups == len(step.weights) else form
         density = float((step.weights != 0).mean())
         self.layers.append(
             Made(step.layer, name, form, density, flops, "int8 1x4", walked, per_load=BYTES)

@@ -29,6 +29,18 @@ def padding(zero: int) -> int:
     return int(np.array([zero] * BYTES, np.uint8).view("<i4")[0])
 
 
+def ungrouped(weights: NDArray[np.int8], groups: int, channels: int) -> NDArray[np.int8]:
+    """Return weights (rows, channels / groups, ...) as (rows, channels, ...), zeros in between."""
+    if groups == 1:
+        return weights
+    rows, own = weights.shape[:2]
+    full = np.zeros((rows, channels, *weights.shape[2:]), np.int8)
+    for row in range(rows):
+        first = row * groups // rows * own
+        full[row, first : first + own] = weights[row]
+    return full
+
+
 def encode(
     weights: NDArray[np.int8], words: int, places: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:

@@ -92,7 +92,8 @@ def _differing(net: Net, last: str, folder: Path, batch: int = 1, threads: int =
     machine = tvm.relax.VirtualMachine(library, tvm.cpu())
     got = machine["main"](tvm.runtime.tensor(x)).numpy()
     assert np.abs(expected).max() > 50 * SCALE  # not a test of zeros
-    return np.abs(got - expected) / SCALE
+    steps: np.ndarray = np.abs(got - expected) / SCALE
+    return steps
 
 
 @needs_vnni
@@ -107,6 +108,8 @@ def _differing(net: Net, last: str, folder: Path, batch: int = 1, threads: int =
         (64, 32, 7, 1, {}, 0.9, 1),
         (20, 5, 1, 1, {}, 0.5, 3),
         (8, 8, 12, 3, {"pads": [2, 2, 2, 2], "dilations": [2, 2]}, 0.5, 1),
+        (10, 10, 8, 3, {"pads": [1, 1, 1, 1], "group": 10}, 0.0, 1),  # depthwise
+        (12, 6, 8, 3, {"pads": [1, 1, 1, 1], "strides": [2, 2], "group": 3}, 0.0, 2),
     ],
 )
 def test_a_convolution_in_8_bits(
@@ -120,7 +123,8 @@ def test_a_convolution_in_8_bits(
     tmp_path: Path,
 ) -> None:
     net = Net((channels, size, size))
-    last = net.conv(net.last, _weights(rows, channels, window, zeros), 7, **given)
+    weights = _weights(rows, channels // given.get("group", 1), window, zeros)
+    last = net.conv(net.last, weights, 7, **given)
     steps = _differing(net, last, tmp_path, batch)
     assert steps.max() < 1.01  # float32 may round a tie the other way
     assert (steps > 0.01).mean() < 0.01
@@ -131,7 +135,7 @@ def test_a_convolution_in_8_bits(
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_residual_block_with_pooling(size: int, threads: int, tmp_path: Path) -> None:
     net = Net((3, 2 * size, 2 * size))
-    around = {"pads": [1, 1, 1, 1]}
+    around: dict[str, Any] = {"pads": [1, 1, 1, 1]}
     stem = net.conv(net.last, _weights(16, 3, 3, 0.0), **around)
     net.nodes.append(helper.make_node(
         "MaxPool", [stem], ["pool"], kernel_shape=[3, 3], strides=[2, 2], **around,
