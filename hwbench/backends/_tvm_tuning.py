@@ -16,9 +16,9 @@ import sys
 import time
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from hwbench.backends import _tvm_schedule
 from hwbench.kernels.build import Machine
@@ -75,6 +75,59 @@ class Found:
         self.kept = sorted([*self.kept, (seconds, trace)], key=lambda pair: pair[0])[:KEPT]
 
 
+class Timer(Protocol):
+    """Where kernels are timed."""
+
+    def seconds(self, module: Any, plain: Any, best: float | None = None) -> float | None:
+        """Return the shortest of a few calls; None for a schedule that does not compile or run.
+
+        ``plain`` is the kernel without a schedule. One that is hopeless beside `best` seconds
+        need not be called to the end.
+        """
+
+    def race(self, modules: Sequence[Any], plain: Any) -> list[float]:
+        """Return the seconds of schedules of one kernel, timed in turns on the same inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Timing in this process."""
+
+    made: Machine
+
+    def seconds(self, module: Any, plain: Any, best: float | None = None) -> float | None:
+        """Return the shortest of a few calls, or None."""
+        library = compiled(module, self.made)
+        if library is None:
+            return None
+        call, arguments, threads = library["main"], _arguments(plain), self.made.threads
+        taken = float("inf")
+        for turn in range(CALLS + 1):
+            start = clock(threads)
+            call(*arguments)
+            once = clock(threads) - start
+            taken = min(taken, once) if turn else taken
+            if best is not None and once > HOPELESS * best and turn:
+                break
+        return taken
+
+    def race(self, modules: Sequence[Any], plain: Any) -> list[float]:
+        """Return the seconds of schedules, timed in turns."""
+        arguments = _arguments(plain)
+        calls = [[functools.partial(compiled(m, self.made)["main"], *arguments)] for m in modules]
+        return race(calls, self.made.threads, time.perf_counter() + ROUNDS)
+
+
+def _arguments(module: Any) -> list[Any]:
+    """Return random inputs for a kernel, and room for its output."""
+    import numpy as np
+    import tvm
+
+    rng = np.random.default_rng(0)
+    values = [rng.random(shape).astype(dtype) for shape, dtype in inputs_of(module)]
+    return [tvm.runtime.tensor(value) for value in values]
+
+
 @dataclass(slots=True)
 class _Kernel:
     """A function of the network as MetaSchedule wants it: a module with nothing but ``main``."""
@@ -94,6 +147,7 @@ def tuned(
     seconds: float,
     memory: Memory,
     heard: Callable[[float], None] | None = None,
+    timer: Timer | None = None,
 ) -> Any:
     """Return a fused Relax module whose kernels are tuned, those that gained nothing untouched.
 
@@ -101,14 +155,16 @@ def tuned(
     being tried when they end and the races of the fastest at the end; each kernel gets its share
     by the time it takes untuned. What was found is kept in `memory` after every few tries, so
     that a run that was killed goes on.
-    `heard` is called with the share of the time that is over.
+    `heard` is called with the share of the time that is over. Kernels are timed by `timer`:
+    in this process if none is given.
     """
+    timer = timer or Here(made)
     with _quick():
         kernels = _kernels(module, memory)
-        _search(kernels, made, seconds, memory, heard or (lambda share: None))
+        _search(kernels, made, seconds, memory, heard or (lambda share: None), timer)
         for kernel in kernels:
             if kernel.found.raced < kernel.found.tried:
-                _final(kernel, made)
+                _final(kernel, made, timer)
                 memory.keep({kernel.key: kernel.found.plain()})
     return _applied(module, kernels)
 
@@ -144,11 +200,12 @@ def _search(
     seconds: float,
     memory: Memory,
     heard: Callable[[float], None],
+    timer: Timer,
 ) -> None:
     """Try schedules, a few of one kernel after a few of another, until the time is over."""
     for kernel in kernels:
         if kernel.found.untuned is None:
-            kernel.found.untuned = _seconds(_house(kernel, made), kernel.module, made)
+            kernel.found.untuned = timer.seconds(_house(kernel, made), kernel.module)
         kernel.share *= kernel.found.untuned or 0.0
     total = sum(kernel.share for kernel in kernels) or 1.0
     start = time.monotonic()
@@ -163,7 +220,7 @@ def _search(
         if due(kernel) <= 0:
             break
         since = time.monotonic()
-        if not _batch(kernel, made, since + left - over):
+        if not _batch(kernel, made, since + left - over, timer):
             kernel.found.stale = PATIENCE * BATCH
         kernel.found.spent += time.monotonic() - since
         memory.keep({kernel.key: kernel.found.plain()})
@@ -171,7 +228,7 @@ def _search(
         _say(kernel, time.monotonic() - start, left)
 
 
-def _batch(kernel: _Kernel, made: Machine, deadline: float) -> bool:
+def _batch(kernel: _Kernel, made: Machine, deadline: float, timer: Timer) -> bool:
     """Try a few schedules of one kernel until `deadline`, at least one; False if there is none."""
     from tvm.s_tir import meta_schedule as ms
 
@@ -185,7 +242,7 @@ def _batch(kernel: _Kernel, made: Machine, deadline: float) -> bool:
         taken = None
         if not results or time.monotonic() < deadline:
             best = kernel.found.kept[0][0] if kernel.found.kept else kernel.found.untuned
-            taken = _seconds(candidate.sch.mod, kernel.module, made, best)
+            taken = timer.seconds(candidate.sch.mod, kernel.module, best)
             kernel.found.tried += 1
         if taken is None:
             results.append(ms.runner.RunnerResult(None, "not run"))
@@ -274,15 +331,13 @@ def _commit(kernel: _Kernel, trace: Any, seconds: float, made: Machine) -> None:
     kernel.database.commit_tuning_record(record)
 
 
-def _final(kernel: _Kernel, made: Machine) -> None:
+def _final(kernel: _Kernel, made: Machine, timer: Timer) -> None:
     """Let the fastest race the untuned schedule in turns: single times flatter the lucky."""
     found = kernel.found
     plans = [(trace, _replayed(kernel.module, trace)) for _, trace in found.kept[:FINALISTS]]
     racers: list[tuple[Trace | None, Any]] = [(None, _house(kernel, made))]
     racers += [(trace, plan.mod) for trace, plan in plans if plan is not None]
-    arguments = _arguments(kernel.module)
-    calls = [[functools.partial(_compiled(module, made), *arguments)] for _, module in racers]
-    taken = race(calls, made.threads, time.perf_counter() + ROUNDS)
+    taken = timer.race([module for _, module in racers], kernel.module)
     quickest = min(range(len(taken)), key=taken.__getitem__)
     found.untuned, found.tuned, found.best = taken[0], taken[quickest], racers[quickest][0]
     found.raced = found.tried
@@ -328,40 +383,22 @@ def _house(kernel: _Kernel, made: Machine) -> Any:
     return kernel.module if done is None else IRModule({"main": done})
 
 
-def _compiled(module: Any, made: Machine) -> Any:
-    import tvm
-
-    return tvm.compile(module, target=made.target)["main"]
-
-
-def _arguments(module: Any) -> list[Any]:
-    """Return random inputs for a kernel, and room for its output."""
-    import numpy as np
-    import tvm
+def inputs_of(module: Any) -> list[tuple[list[int], str]]:
+    """Return the shapes and types of a kernel's inputs and of its output."""
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-    rng = np.random.default_rng(0)
-    shapes = [(info.shape, str(info.dtype)) for info in ArgInfo.from_entry_func(module)]
-    values = [rng.random([int(n) for n in shape]).astype(dtype) for shape, dtype in shapes]
-    return [tvm.runtime.tensor(value) for value in values]
+    infos = ArgInfo.from_entry_func(module)
+    return [([int(n) for n in info.shape], str(info.dtype)) for info in infos]
 
 
-def _seconds(module: Any, plain: Any, made: Machine, best: float | None = None) -> float | None:
-    """Return the shortest of a few calls; None for a schedule that does not compile."""
+def compiled(module: Any, made: Machine) -> Any:
+    """Return a compiled kernel; None for a schedule that does not compile."""
+    import tvm
+
     try:
-        call = _compiled(module, made)
+        return tvm.compile(module, target=made.target)
     except (RuntimeError, ValueError, TypeError, LookupError):
         return None
-    arguments = _arguments(plain)
-    taken = float("inf")
-    for turn in range(CALLS + 1):
-        start = clock(made.threads)
-        call(*arguments)
-        once = clock(made.threads) - start
-        taken = min(taken, once) if turn else taken
-        if best is not None and once > HOPELESS * best and turn:
-            break
-    return taken
 
 
 def _plain(value: Any) -> Any:

@@ -263,6 +263,10 @@ class TorchBackend:
             net = _torch_layers.cast(net, _dtype(options)).to(options.device)
             notes = _torch_layers.choose(net, _examples(shapes, options), options)
             ready = torch.compile(net, dynamic=False) if options.mode == "compile" else net
+            if options.device == "cuda":
+                # The peak is that of running: choosing held dense and packed weights at once.
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
         session = TorchSession(ready, options, shapes)
         session.layers = notes
         return session

@@ -51,8 +51,8 @@ class Options:
     is left, 10 to 40 times slower. ``device``: ``cuda`` is the GPU that the target names, its
     kernels scheduled by TVM's rules. ``arch``: what they are made for, as in ``sm_90`` (empty:
     what the target's file says of the GPU). ``tuning``: ``{minutes: 5}`` searches better schedules
-    for so long a network, on this machine's CPU, over all runs together (MetaSchedule; not given:
-    not at all).
+    for so long a network, timed on this machine's CPU or on the board that is reached by ssh, over
+    all runs together (MetaSchedule; not given: not at all).
     """
 
     mcpu: str = "host"
@@ -237,7 +237,7 @@ class TvmBackend:
         target = _tvm_cuda.target(arch, self._target()) if on_gpu else self._target()
         module = fused(module, target)
         if self._options.tuning is not None and name is not None:
-            module = self._tuned(module, threads)
+            module = self._tuned(module, threads, profile)
         if on_gpu:
             module = _tvm_cuda.schedule(module, target)
         elif self._options.schedule:
@@ -249,9 +249,9 @@ class TvmBackend:
             _tvm_cuda.write_kernels(executable, arch, folder)
         return "model.so"
 
-    def _tuned(self, module: Any, threads: int) -> Any:
-        """Return a fused module with the best schedules that tuning has found."""
-        from hwbench.backends import _tvm_tuning
+    def _tuned(self, module: Any, threads: int, profile: TargetProfile) -> Any:
+        """Return a fused module with the best schedules that tuning has found on the device."""
+        from hwbench.backends import _tvm_board, _tvm_tuning
         from hwbench.kernels import build, memory
 
         options = self._options
@@ -270,11 +270,16 @@ class TvmBackend:
             what = "tvm's tuning times kernels of the CPU only"
             raise StageError("compile", what, mend="leave tuning out where device is cuda")
         made = build.machine(options.mcpu, options.mtriple, threads)
+        spec = profile.connection
+        if spec is not None and "host" in spec.options:
+            kept = memory.of(made, memory.default().with_name(f"tuned-{profile.name}.json"))
+            with _tvm_board.opened(spec, made, self._linker()) as board:
+                return _tvm_tuning.tuned(module, made, minutes * 60, kept, self._heard, board)
         if not made.native:
             raise StageError(
                 "compile",
                 f"tvm tunes by timing, and code for {made.mcpu} {made.mtriple} cannot run here",
-                mend="leave tuning out for this target, or run hwbench on the device",
+                mend=profile.how_to_reach or "leave tuning out for this target",
             )
         kept = memory.of(made, memory.default().with_name("tuned.json"))
         return _tvm_tuning.tuned(module, made, minutes * 60, kept, self._heard)

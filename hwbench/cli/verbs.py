@@ -10,7 +10,7 @@ import typer
 
 import hwbench
 from hwbench import config, pipeline, registry, store, units
-from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, starter
+from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, sensing, starter
 from hwbench.cli.options import (
     AsJson,
     CacheRoot,
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(measuring.app)
 app.add_typer(budgeting.app)
+app.add_typer(sensing.app)
 app.add_typer(boards.app)
 app.add_typer(nights.app)
 app.add_typer(predicting.app)

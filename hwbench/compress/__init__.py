@@ -18,7 +18,7 @@ from hwbench.records import CompressedModel, CompressionSpec, Sensitivity
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Progress", "compress", "load", "prunable", "score", "sensitivity"]
+__all__ = ["Progress", "allotted", "compress", "load", "prunable", "score", "sensitivity"]
 
 _WAYS: Mapping[str, rounds.Way] = {
     "lottery": rounds.draw,
@@ -33,6 +33,7 @@ def compress(
     dense: CompressedModel | None,
     folder: Path,
     progress: Progress,
+    tried: Sensitivity | None = None,
 ) -> CompressedModel:
     """Return the model that the spec describes, its files written into `folder` (empty, exists).
 
@@ -46,6 +47,9 @@ def compress(
     ``bn_reestimated`` right after the last pruning step, ``finetuned`` at the end if there was
     a recovery. `progress` is called with shares from 0 to 1.
 
+    The scope ``sensitivity`` reads its shares off `tried`, what `sensitivity` found for
+    ``spec.alone``; without it the layers are tried here.
+
     Raises `StageError` when the model cannot be pruned so or training diverges.
     """
     started = time.perf_counter()
@@ -58,7 +62,7 @@ def compress(
                 raise ValueError(f"{spec.label} needs its dense model")
             model = load(dense, workload)
             way = _WAYS.get(spec.schedule, rounds.grow)
-            asked = _with_ratios(spec, workload, model)
+            asked = _with_ratios(spec, workload, model, tried)
             made, scores = way(asked, workload, model, within(progress, 0, 1))
     _bake(made)
     _weights.save(made.model, folder, spec, made.structure)
@@ -98,11 +102,13 @@ def sensitivity(
         return curves(spec, workload, load(dense, workload), progress)
 
 
-def _with_ratios(spec: CompressionSpec, workload: Workload, model: nn.Module) -> CompressionSpec:
+def _with_ratios(
+    spec: CompressionSpec, workload: Workload, model: nn.Module, tried: Sensitivity | None
+) -> CompressionSpec:
     """Return the spec with the shares that the scope ``sensitivity`` stands for."""
     if spec.scope != "sensitivity":
         return spec
-    found = curves(spec, workload, model, lambda _: None)
+    found = tried or curves(spec, workload, model, lambda _: None)
     ratios = allotted(found, spec.sparsity)
     return dataclasses.replace(spec, scope="vector", ratios=ratios)
 

@@ -166,7 +166,13 @@ def read(which: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
 
 def state(which: str) -> dict[str, Any]:
     """Return the state of a GPU; empty where it cannot be read."""
-    return read(which)[2] if which else {}
+    if not which:
+        return {}
+    try:
+        with opened(which) as gpu:
+            return gpu.state()
+    except NvmlError:
+        return {}
 
 
 def process_memory(process: int, which: str) -> int | None:

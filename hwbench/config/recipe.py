@@ -199,6 +199,10 @@ class RecipeFile(_Table):
     shift: ShiftTable | None = Field(
         None, description="also judge under distribution shift; {} for the usual one"
     )
+    sensitivity: bool = Field(
+        False,
+        description="also try how much each layer can lose alone, by every pattern and criterion",
+    )
 
 
 def build(file: RecipeFile, path: Path, name: str) -> Recipe:
@@ -221,6 +225,7 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         precisions=tuple(dict.fromkeys(file.search.precisions)),
         search=_search(file.search, path),
         shift=_shift(file, where),
+        sensitivity=file.sensitivity,
     )
 
 

@@ -7,8 +7,10 @@ from hwbench.pipeline.compare import ON, Comparison, compare
 from hwbench.pipeline.context import PHASES, Place, Show
 from hwbench.pipeline.forecast import Forecast, forecast
 from hwbench.pipeline.foretell import Foretold, foretell
+from hwbench.pipeline.jobs import Sensed
 from hwbench.pipeline.parcel import Packed, pack, unpack
 from hwbench.pipeline.revisit import export, pick, render
+from hwbench.pipeline.sense import sense
 
 __all__ = [
     "ON",
@@ -20,6 +22,7 @@ __all__ = [
     "Outcome",
     "Packed",
     "Place",
+    "Sensed",
     "Show",
     "bench",
     "compare",
@@ -32,5 +35,6 @@ __all__ = [
     "pack",
     "pick",
     "render",
+    "sense",
     "unpack",
 ]

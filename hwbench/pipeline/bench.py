@@ -31,6 +31,7 @@ from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
 from hwbench.pipeline.modelled import modelled
 from hwbench.pipeline.prepare import prepare, weights
 from hwbench.pipeline.repeat import repeat
+from hwbench.pipeline.sense import sensed
 from hwbench.pipeline.shift import shift
 from hwbench.records import (
     Candidate,
@@ -90,6 +91,7 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
                 (study, ready), trusted = absent.study(context, candidates, {}), True
             else:
                 study, ready, trusted = _study(context, candidates, conditions, lost)
+            study = _with_sensitivity(context, study)
         show("report", 0.0, study.decision.reason)
         written = bundle.write(study, ready, run.folder / "model")
         store.write_study(study, run.folder)
@@ -98,6 +100,19 @@ def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Ou
         store.finish(run)
         show("report", 1.0, str(run.folder))
         return Outcome(study, run.folder, written, run.resumed, trusted)
+
+
+def _with_sensitivity(context: Context, study: Study) -> Study:
+    seconds = dict(study.seconds)
+    found, remarks = _timed(seconds, "sensitivity", lambda: sensed(context))
+    if not found:
+        del seconds["sensitivity"]
+    return dataclasses.replace(
+        study,
+        sensitivity=tuple(one.found for one in found),
+        notes=(*study.notes, *remarks),
+        seconds=seconds,
+    )
 
 
 def runnable(
@@ -120,7 +135,7 @@ def runnable(
         if c.backend.kind not in lost
         or not lost[c.backend.kind][0].items() <= c.backend.options.items()
     )
-    kinds = {c.backend.kind for c in candidates} - {c.backend.kind for c in left}
+    kinds = {c.backend.kind for c in candidates if c not in left}
     notes = tuple(f"{kind}: {lost[kind][1]}" for kind in sorted(kinds))
     if not left:
         raise TargetError(

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from hwbench import compile as compiling
 from hwbench import registry
-from hwbench.compress import compress, prunable
+from hwbench.compress import allotted, compress, prunable, sensitivity
 from hwbench.errors import StageError, UserError
 from hwbench.export import disagreement, export, shifted
 from hwbench.pipeline.context import compile_key
@@ -34,6 +34,8 @@ from hwbench.pipeline.jobs import (
     Prunable,
     Score,
     Scored,
+    Sense,
+    Sensed,
     Shift,
     Widths,
     WriteInputs,
@@ -46,6 +48,7 @@ from hwbench.records import (
     CompressionSpec,
     Failure,
     OnnxModel,
+    Sensitivity,
     WorkloadSpec,
     from_json,
     to_json,
@@ -113,6 +116,10 @@ def do(job: Job, progress: Progress) -> Iterable[Answer]:
         yield Prepared(job.candidate, job.model, made)
     elif isinstance(job, Widths):
         yield Prunable(prunable(job.spec, _workload(job.spec.workload)))
+    elif isinstance(job, Sense):
+        cache = Cache(job.cache, job.stamp)
+        found = _sensed(cache, job.spec, _workload(job.spec.workload), progress)
+        yield Sensed(found, allotted(found, job.spec.sparsity))
     elif isinstance(job, Shift):
         spec = job.spec
         yield shifted(job.model, job.dense, job.workload, spec.severities, spec.images)
@@ -149,11 +156,25 @@ def _compressed(
     cache: Cache, spec: CompressionSpec, workload: Workload, progress: Progress
 ) -> CompressedModel:
     dense = None if spec.is_dense else _compressed(cache, spec.dense, workload, progress)
+    by_trying = spec.scope == "sensitivity"
+    tried = _sensed(cache, spec, workload, progress) if by_trying else None
     return cache.make(
         "compress",
         spec.key,
         CompressedModel,
-        lambda folder: compress(spec, workload, dense, folder, progress),
+        lambda folder: compress(spec, workload, dense, folder, progress, tried),
+    )
+
+
+def _sensed(
+    cache: Cache, spec: CompressionSpec, workload: Workload, progress: Progress
+) -> Sensitivity:
+    dense = _compressed(cache, spec.dense, workload, progress)
+    return cache.make(
+        "sensitivity",
+        spec.alone.key,
+        Sensitivity,
+        lambda _folder: sensitivity(spec.alone, workload, dense, progress),
     )
 
 

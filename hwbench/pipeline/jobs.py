@@ -12,6 +12,7 @@ from hwbench.records import (
     CompressionSpec,
     Failure,
     OnnxModel,
+    Sensitivity,
     Shifted,
     ShiftSpec,
     TargetProfile,
@@ -77,6 +78,23 @@ class Widths:
 
 
 @dataclass(frozen=True, slots=True)
+class Sense:
+    """Try how much each layer can lose alone, by the spec's pattern and criterion."""
+
+    spec: CompressionSpec
+    cache: Path
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sensed:
+    """What came of it, and each layer's share so that all together lose the spec's sparsity."""
+
+    found: Sensitivity
+    ratios: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Prunable:
     """The layers that can be pruned, with what shares of them count (channels, weights)."""
 
@@ -115,11 +133,11 @@ class Inputs:
     unscored: str = ""
 
 
-Job = Prepare | WriteInputs | Score | Compile | Shift | Widths
-Answer = Prepared | Scored | Inputs | Shifted | Prunable
+Job = Prepare | WriteInputs | Score | Compile | Shift | Widths | Sense
+Answer = Prepared | Scored | Inputs | Shifted | Prunable | Sensed
 JOBS: dict[str, type[Job]] = {
-    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile, Shift, Widths)
+    kind.__name__: kind for kind in (Prepare, WriteInputs, Score, Compile, Shift, Widths, Sense)
 }
 ANSWERS: dict[str, type[Answer]] = {
-    kind.__name__: kind for kind in (Prepared, Scored, Inputs, Shifted, Prunable)
+    kind.__name__: kind for kind in (Prepared, Scored, Inputs, Shifted, Prunable, Sensed)
 }

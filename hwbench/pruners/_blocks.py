@@ -14,7 +14,7 @@ from hwbench.pruners._layers import run, weighted_layers
 class Shortcut(nn.Module):
     """What is left of a residual block: its input comes out."""
 
-    def forward(self, x: Tensor, *_: object) -> Tensor:
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         """Return the first argument."""
         return x
 

@@ -24,6 +24,8 @@ _APART = (
     ("q", "k", "v"),
 )
 _OUT = ("out", "proj", "out_proj", "out_lin", "to_out", "dense", "o_proj", "c_proj")
+_BESIDE = ("output", "out")
+"""Modules beside the one with the heads in which the output's projection may be."""
 _WIDTHS = ("attn_dim", "inner_dim", "all_head_size")
 """Attributes that hold heads x size, where a module has them."""
 
@@ -33,7 +35,11 @@ _CUTS = "hwbench_heads"
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One attention layer: its projections by name, and how many heads it has and had."""
+    """One attention layer: its projections by name, and how many heads it has and had.
+
+    ``projection`` is the one for the output, ``out`` its full name: BERT has it in a module
+    beside.
+    """
 
     name: str
     module: nn.Module
@@ -42,11 +48,12 @@ class Attention:
     dense: int
     inputs: tuple[str, ...]
     out: str
+    projection: nn.Linear
 
     @property
     def size(self) -> int:
         """Outputs of one head."""
-        return self._linear(self.out).in_features // self.heads
+        return self.projection.in_features // self.heads
 
     def _linear(self, name: str) -> nn.Linear:
         found = getattr(self.module, name)
@@ -71,7 +78,7 @@ class Attention:
             blocks = weight.shape[0] // width
             mine = [block * width + row for block in range(blocks) for row in rows]
             found.append((self._parameter(name), weight, mine, 0))
-        return [*found, (self._parameter(self.out), self._linear(self.out).weight, rows, 1)]
+        return [*found, (f"{self.out}.weight", self.projection.weight, rows, 1)]
 
     def _parameter(self, name: str) -> str:
         return f"{self.name}.{name}.weight" if self.name else f"{name}.weight"
@@ -84,7 +91,7 @@ class Attention:
             linear = self._linear(name)
             blocks = linear.out_features // width
             _keep(linear, [b * width + row for b in range(blocks) for row in rows], along=0)
-        _keep(self._linear(self.out), rows, along=1)
+        _keep(self.projection, rows, along=1)
         setattr(self.module, self.count, len(kept))
         for attribute in _WIDTHS:
             if getattr(self.module, attribute, None) == width:
@@ -177,7 +184,7 @@ def check(
     with torch.no_grad():
         for layer in find(silent):
             columns = torch.tensor(layer.rows(removals[layer.name]), dtype=torch.long)
-            layer._linear(layer.out).weight.index_fill_(1, columns, 0.0)
+            layer.projection.weight.index_fill_(1, columns, 0.0)
     wanted = run(silent, example)
     try:
         found = run(after, example)
@@ -209,15 +216,30 @@ def _read(name: str, module: nn.Module, model: nn.Module) -> Attention | None:
 
     packed = next(((p,) for p in _PACKED if linear(p)), None)
     inputs = packed or next((trio for trio in _APART if all(map(linear, trio))), None)
-    out = next((o for o in _OUT if linear(o)), None)
+    out = _output(name, module, model)
     if inputs is None or out is None:
         return None
     heads = int(getattr(module, count))
     removed = sum(len(step.get(name, [])) for step in history(model))
-    found = Attention(name, module, count, heads, heads + removed, inputs, out)
+    found = Attention(name, module, count, heads, heads + removed, inputs, *out)
     width = heads * found.size
     fits = all(getattr(module, i).out_features == width * (3 if packed else 1) for i in inputs)
-    return found if fits and found._linear(out).in_features == width else None
+    return found if fits and found.projection.in_features == width else None
+
+
+def _output(name: str, module: nn.Module, model: nn.Module) -> tuple[str, nn.Linear] | None:
+    """Return the output's projection with its full name: in the module, or in one beside it."""
+    homes = [(name, module)]
+    above = name.rpartition(".")[0]
+    if name:
+        beside = model.get_submodule(above).named_children()
+        homes += [(f"{above}.{n}" if above else n, m) for n, m in beside if n in _BESIDE]
+    for home, found in homes:
+        for own in _OUT:
+            linear = getattr(found, own, None)
+            if isinstance(linear, nn.Linear):
+                return (f"{home}.{own}" if home else own), linear
+    return None
 
 
 def _keep(linear: nn.Linear, indices: Sequence[int], *, along: int) -> None:

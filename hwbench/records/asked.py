@@ -125,6 +125,7 @@ class Recipe:
     title: str = ""
     precisions: tuple[Precision, ...] = ("fp32",)
     shift: ShiftSpec | None = None
+    sensitivity: bool = False
     search: SearchSpec = field(default_factory=SearchSpec)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hwbench.records.asked import Recipe, TargetProfile
+from hwbench.records.made import Sensitivity
 from hwbench.records.measured import Beside, Conditions, Result
 from hwbench.records.metrics import Source, Value
 from hwbench.records.searched import Tried
@@ -79,7 +80,8 @@ class Study:
 
     ``versions`` is the host's software; ``started`` ISO 8601 in UTC; ``seconds`` the wall time
     of each phase by name, of this run. ``tried`` is the history of the search, where there was
-    one: what it tried, in its order, with the reason of what it dropped.
+    one: what it tried, in its order, with the reason of what it dropped. ``sensitivity`` is what
+    each layer loses alone, by pattern and criterion, on the host.
     """
 
     recipe: Recipe
@@ -93,3 +95,4 @@ class Study:
     notes: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
     shift: tuple[Shifted, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()

@@ -136,6 +136,21 @@ class CompressionSpec:
         return CompressionSpec(workload=self.workload, train=self.train, seed=self.seed)
 
     @property
+    def alone(self) -> CompressionSpec:
+        """What decides how much each layer can lose by itself, whatever is then made of it."""
+        # Movement watches a training at the recovery's rate.
+        recovery = self.recovery if self.criterion == "movement" else None
+        return replace(
+            self.dense,
+            pattern=self.pattern,
+            criterion=self.criterion,
+            scope="vector",
+            channel_multiple=self.channel_multiple,
+            options=self.options,
+            recovery=recovery,
+        )
+
+    @property
     def epochs(self) -> int:
         """Passes over the training split that making it takes, its dense model's not counted."""
         if self.is_dense:

@@ -13,7 +13,7 @@ from hwbench.records import METRICS, Result, Source, Standing, Study, Value
 # Okabe and Ito's colours, told apart with any colour vision; the yellow is too pale on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b0508c", "#c98a00", "#3d9bd6", "#7a2048", "#5b6b12")
 DENSE_COLOUR = "#1f2937"
-CONTROL_COLOURS = ("#8a9099", "#b9a58c", "#6f6a62")
+CONTROL_COLOURS = ("#8a9099", "#c2ab8e", "#6f6a62", "#b5bcc4", "#94856f")
 # The same shapes as plotly and as matplotlib call them, one a backend.
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "hexagon")
 MARKERS = ("o", "D", "s", "^", "p", "h")

@@ -92,6 +92,7 @@ def _drawing(study: Study, flat: plane.Plane, drawn: bool) -> Mapping[str, Any]:
         "count": len(flat.points),
         "total": len(study.results),
         "near": near if hidden else None,
+        "high": f"{flat.rem:g}rem" if flat.rem > 25 else "",
     }
 
 

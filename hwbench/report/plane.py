@@ -26,7 +26,7 @@ class Plane:
 
     ``front`` are the corners of the staircase in these two axes; ``absent`` says who is not
     drawn and why; ``limits`` are lines that goals draw (the axis, where, what it says); ``about``
-    tells what the axes mean.
+    tells what the axes mean; ``rem`` is how high it is drawn.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Plane:
     limits: tuple[tuple[str, float, str], ...] = ()
     why: str = ""
     about: str = ""
+    rem: float = 25.0
 
 
 def trade_off(study: Study, cost: str) -> Plane:

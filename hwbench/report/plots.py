@@ -8,7 +8,7 @@ from typing import Any
 
 from hwbench import units
 from hwbench.records import METRICS, Result, Study
-from hwbench.report import history, look, plane, table
+from hwbench.report import history, look, plane, sensing, table
 
 Figure = dict[str, Any]
 _GRID = "#e5e7eb"
@@ -27,7 +27,7 @@ def figures(study: Study) -> list[tuple[plane.Plane, Figure | None]]:
     drawn.append((gains, _promised(study, gains) if gains.points else None))
     if study.tried:
         drawn.append(history.drawn(study, _layout))
-    return drawn
+    return drawn + sensing.drawn(study, _layout)
 
 
 def hover(result: Result, study: Study) -> str:

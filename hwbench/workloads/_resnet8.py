@@ -1,4 +1,4 @@
-"""ResNet-8 in plain PyTorch: a stem, three residual blocks, global average, one linear layer."""
+"""ResNets for small images in plain PyTorch: a stem, residual blocks, one linear layer."""
 
 from __future__ import annotations
 
@@ -42,5 +42,28 @@ class ResNet8(nn.Module):
         """Return logits (n, classes) of images (n, channels, height, width)."""
         x = F.relu(self.norm(self.stem(x)))
         x = self.block3(self.block2(self.block1(x)))
+        logits: Tensor = self.classifier(x.mean((2, 3)))
+        return logits
+
+
+class ResNet18(nn.Module):
+    """Four stages of two residual blocks, as in He et al. 2016, with the stem of `ResNet8`."""
+
+    def __init__(self, channels: int, classes: int, base: int, stem_stride: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, base, 3, stem_stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(base)
+        blocks = []
+        inputs = base
+        for stage in range(4):
+            for stride in (2 if stage else 1, 1):
+                blocks.append(ResidualBlock(inputs, base << stage, stride))
+                inputs = base << stage
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, classes) of images (n, channels, height, width)."""
+        x = self.blocks(F.relu(self.norm(self.stem(x))))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits

@@ -25,7 +25,7 @@ from tests.integration.house import House
 SPEC = artifacts.spec(generations=2, looks=(2, 4))
 
 
-def worker(folder: Path, code: int = 0) -> str:
+def worker(folder: Path, code: int = 0, path: str = "") -> str:
     """Measure a packed folder as a bare machine would: no hwbench on the path, no home, no net."""
     offline = ["unshare", "-rn"] if _can_unshare() else []
     done = subprocess.run(
@@ -34,7 +34,7 @@ def worker(folder: Path, code: int = 0) -> str:
         text=True,
         check=False,
         cwd="/",
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path},
     )
     assert done.returncode == code, done.stderr
     return done.stderr
@@ -115,6 +115,53 @@ def test_a_sitting_made_of_a_parcel(packed: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(own.outputs), np.load(tmp_path / "x.npy"))
     assert {len(p.visits) for p in sitting[1].latency} == {4}
     assert "SIGSEGV" in sitting[2].failures["latency"].message
+
+
+# What `pip install torch numpy` brings along.
+WITH_TORCH = (
+    "torch", "torchgen", "functorch", "numpy", "numpy.libs", "sympy", "mpmath", "networkx",
+    "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions.py",
+)  # fmt: skip
+ALONE = """
+import importlib.util, os, sys
+sys.path[:] = [p for p in sys.path if "site-packages" not in p and "work" not in p.split("/")]
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in str(f).lower()]
+for name in ("onnx", "onnxruntime", "tvm", "pydantic", "yaml", "scipy", "safetensors"):
+    if importlib.util.find_spec(name) is not None:
+        os._exit(9)
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_with_torch_and_numpy_alone_measures(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    home = Path(np.__file__).parents[1]
+    for name in WITH_TORCH:
+        if (home / name).exists():
+            (bare / name).symlink_to(home / name)
+    (bare / "sitecustomize.py").write_text(ALONE)
+    model = artifacts.network(tmp_path / "m.onnx")
+    models = [
+        artifacts.compiled(model, artifacts.candidate("torch", o), tmp_path / f"a{i}")
+        for i, o in enumerate([{}, {"precision": "int8"}])
+    ]
+    target = dataclasses.replace(artifacts.TARGET, backends=(PluginSpec("torch"),))
+    packed = tmp_path / "parcel"
+    packed.mkdir()
+    inputs = artifacts.inputs(tmp_path / "x.npy")
+    measure.pack(models, models[0], target, SPEC, inputs, packed)
+    worker(packed, path=str(bare))
+    played = PluginSpec("parcel", {"folder": str(packed)})
+    sitting = measure.measure(
+        models, models[0], dataclasses.replace(target, connection=played), SPEC, inputs,
+        tmp_path / "s", lambda _s, _l: None,
+    )  # fmt: skip
+    for found in sitting.measurements:
+        assert not found.failures
+        assert found.memory is not None
+        assert found.outputs is not None
+        assert sum(len(p.visits) for p in found.latency) == 8
 
 
 def _sat(packed: Path, tmp_path: Path) -> tuple[Measurement, ...]:

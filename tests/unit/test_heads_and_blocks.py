@@ -119,3 +119,52 @@ def test_no_block_to_leave_out_and_less_than_one() -> None:
     model = nn.Sequential(nn.Linear(4, 4), _Residual(1.0))
     with pytest.raises(StageError, match="30% of 1 residual blocks is none"):
         _pruner("depth").prune(model, torch.randn(1, 4), spec, 0.3)
+
+
+class _Apart(nn.Module):
+    """Attention as BERT's in transformers: the output's projection stands in a module beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 8)
+        self.attention = nn.Module()
+        self.attention.self = _Inner()
+        self.attention.output = nn.Module()
+        self.attention.output.dense = nn.Linear(8, 8)
+        self.classifier = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.attention.output.dense(self.attention.self(x))  # type: ignore[union-attr, operator]
+        found: Tensor = self.classifier((x + y).mean(1))
+        return found
+
+
+class _Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_attention_heads, self.attention_head_size, self.all_head_size = 4, 2, 8
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:2], -1, self.attention_head_size)
+        q, k, v = (m(x).view(shape).transpose(1, 2) for m in (self.query, self.key, self.value))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*x.shape[:2], -1)
+
+
+def test_heads_whose_output_is_projected_in_a_module_beside() -> None:
+    torch.manual_seed(0)
+    model, example = _Apart(), torch.randn(1, 5, 8)
+    made = _pruner("head").prune(model, example, nets.spec("head", "l2", "local", 0.5), 0.5)
+    (left,) = _heads.find(made.model)
+    assert (left.name, left.out, left.heads) == ("attention.self", "attention.output.dense", 2)
+    assert left.projection.weight.shape == (8, 4)
+    # Channels of any width leave the widths inside attention alone: heads would be mixed.
+    narrow = registry.create("pruners", "channel", {"min_width": 2})
+    cut = narrow.prune(model, example, nets.spec("channel", "l2", "local", 0.5), 0.5)
+    assert cut.model.attention.self.query.weight.shape == (8, 4)
+    assert any("inside attention are left" in note for note in cut.notes)
+
+
+def test_a_block_that_is_called_by_keyword_leaves_too() -> None:
+    assert torch.equal(_blocks.Shortcut()(torch.ones(2), mask=None), torch.ones(2))

@@ -126,6 +126,25 @@ def test_who_heals_well_leaves_hope_for_others(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [r.candidate.compression.key for r in poor]
 
 
+def test_a_long_recovery_is_tried_briefly_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery, brief = TrainSpec(epochs=16, lr=0.03), TrainSpec(epochs=2, lr=0.03)
+    rows = []
+    for one in (row(0.75, 0.5, 3e-6), row(0.5, 0.5, 4e-6)):
+        rows.append(
+            dataclasses.replace(one, candidate=ladder.changed(one.candidate, recovery=recovery))
+        )
+    tried = {ladder.changed(r.candidate, recovery=brief).compression.key: r for r in rows}
+    kitchen = Kitchen(dict(zip(tried, (0.85, 0.5), strict=True)))
+    monkeypatch.setattr(ladder, "made", kitchen.made)
+    recipe = dataclasses.replace(RECIPE, recovery=recovery)
+    context: Any = SimpleNamespace(recipe=recipe, cache=kitchen, crew=SimpleNamespace(size=1))
+    out = ladder.climb(context, [DENSE], rows)
+    beaten = rows[1].candidate.key
+    assert set(out) == {beaten}
+    assert out[beaten].endswith("(after 2 of 16 epochs)")
+    assert kitchen.asked == [*tried, rows[0].candidate.compression.key], "the beaten one rests"
+
+
 def test_a_training_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     poor = [row(0.75, 0.5, 3e-6), row(0.5, 0.6, 6e-6)]
     out, asked = climbed(monkeypatch, {0.5: 0.89}, poor)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 
 from hwbench import measure
 from hwbench.errors import TargetError
-from hwbench.measure import generation
+from hwbench.measure import generation, memory
 from hwbench.measure.device import check_identity
 from hwbench.measure.latency import Room, agree, grouped
+from hwbench.measure.shipment import Artifact, kind_of
 from hwbench.records import (
     CompiledModel,
     Conditions,
@@ -26,7 +29,7 @@ from hwbench.records import (
     Source,
     Visit,
 )
-from hwbench.worker.messages import Job
+from hwbench.worker.messages import Job, Settings
 from tests import artifacts
 
 PAIR = (Job("reference", "", {}, ""), Job("shadow", "", {}, ""))
@@ -220,3 +223,50 @@ def test_another_device_than_the_profile_says(
             check_identity(target, found)
     else:
         check_identity(target, found)
+
+
+def test_gpu_memory_is_the_allocators_or_the_drivers_less_an_empty_model(
+    compiled: CompiledModel,
+) -> None:
+    base = MemoryReading(50, 90, 95, 1000, 900, device={}, context=400)
+    both = dataclasses.replace(base, device={"allocated": 70, "reserved": 128, "process": 560})
+    none = dataclasses.replace(base, context=None)
+    readings = (
+        both,
+        dataclasses.replace(base, device={"process": 560}),
+        dataclasses.replace(none, device={"process": 5}),
+    )
+    assert [r.share for r in readings] == [70, 160, None]
+    assert [r.share for r in (base, dataclasses.replace(base, device=None))] == [None, 100]
+    words = []
+    for reading in readings:
+        mine = Measurement("c", Source.MEASURED, memory=reading)
+        value = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)["peak_memory"]
+        assert value.value == reading.share
+        words.append(value.note or value.reason or "")
+    assert "by the runtime's allocator (128 B reserved, by NVML 560 B with the context" in words[0]
+    assert "160 B above the 400 B of an empty model" in words[0]
+    assert "of the GPU, by NVML (by NVML 560 B with the context, 160 B above" in words[1]
+    assert "NVML does not count it" in words[2]
+
+
+def test_the_context_is_that_of_the_same_runtime_with_an_empty_model(tmp_path: Path) -> None:
+    class Still:
+        """A device that has answered everything already."""
+
+        def ship(self, source: Path, name: str) -> str:
+            return name
+
+    model = artifacts.identity(tmp_path / "m.onnx")
+    made = artifacts.compiled(model, artifacts.candidate("null"), tmp_path / "a")
+    live = {made.digest: Artifact(made, "x")}
+    phases = {"after_import": 1, "after_load": 2, "after_first": 3, "after_runs": 4}
+    answer = {"of": made.digest, "memory": {**phases, "device": {"process": 900}}}
+    empty = {"of": f"empty-{kind_of(made)}", "memory": {**phases, "device": {"process": 640}}}
+    (tmp_path / "memory.jsonl").write_text(json.dumps(empty) + "\n")
+    found = memory.readings(
+        cast(Any, Still()), live, {made.digest: answer}, artifacts.TARGET, artifacts.spec(),
+        Settings(""), tmp_path,
+    )  # fmt: skip
+    assert (found[made.digest].context, found[made.digest].above_context) == (640, 260)
+    assert found[made.digest].empty_runtime == 4

@@ -108,3 +108,11 @@ def test_training_images_move_by_up_to_two_pixels() -> None:
     places = {tuple(x[0, 0].nonzero()[0].tolist()) for x in seen}
     assert {p for place in places for p in place} == {14, 15, 16, 17, 18}
     assert all(x.shape == image.shape for x in seen)
+
+
+def test_the_larger_network_has_layers_to_choose_from() -> None:
+    workload = registry.create("workloads", "p32", {"network": "resnet18"})
+    model = workload.model().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert counter.get_total_flops() // 2 == 8_762_624
