@@ -35,6 +35,8 @@ SMALLEST_BLOCK = 4
 """Blocks narrower than this spend more on halos than aligned loads save."""
 FEW_ROWS = 4
 """Up to so many rows of input a linear layer runs row by row, not over planes."""
+WALKS_ALL = 0.95
+"""Share of the weights from which a kernel counts as dense: what it skips, it skips by chance."""
 SELL_BELOW = 0.6
 """Density below which gathering inputs beats streaming a dense batch-1 linear layer."""
 
@@ -471,7 +473,7 @@ class Lowering:
 
     def _chosen(self, step: Step, name: str, problem: Problem, config: Config) -> Kernel:
         made = kernel(problem, config, name)
-        form = "dense" if made.walked >= 0.999 * problem.matrix.size else "sparse"
+        form = "dense" if made.walked >= WALKS_ALL * problem.matrix.size else "sparse"
         pixels = problem.target.height * problem.target.width * problem.images
         besides = problem.before.flops if config.fuse and problem.before is not None else 0.0
         self.layers.append(
