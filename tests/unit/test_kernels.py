@@ -752,6 +752,26 @@ def test_a_race_over_its_budget_stops() -> None:
     assert not chooser.times
 
 
+def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short the time, sparse is never taken because dense was not tried."""
+    problem = point(np.random.default_rng(0), 64, 64)
+    asked: list[Config] = []
+
+    def timed(*given: Any) -> dict[str, float]:
+        asked.extend(given[1])
+        return {config.label: 1.0 for config in given[1]}
+
+    monkeypatch.setattr(choose, "timed", timed)
+    made = build.machine()
+    chosen = choose.Chooser(made)(problem)
+    kinds = {config.row_block for config in asked}
+    assert kinds >= {1, 4, 8}
+    assert {config.row_block for config in asked[: len(kinds)]} == kinds
+    key = [choose.predicted(problem, config, choose.Core()) for config in asked]
+    assert chosen == asked[key.index(min(key))] == asked[0]
+    assert len(asked) == len(choose.candidates(problem, made))
+
+
 def test_the_reason_names_what_was_tried() -> None:
     def told(form: str, density: float, contest: dict[str, float]) -> str:
         made = lower.Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
