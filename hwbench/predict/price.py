@@ -107,6 +107,8 @@ def from_counts(counts: Counts, core: str) -> Prediction:
         "instructions and cache misses of this very artifact, counted under QEMU; their price "
         f"fitted to ncnn on {figures['board']}, one thread"
     )
+    if figures["arithmetic"] == "fp16":
+        note += "; its published times are fp16's, an instruction is taken to cost as much in fp32"
     return Prediction(
         core=core,
         seconds=seconds,

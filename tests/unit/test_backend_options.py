@@ -74,6 +74,49 @@ def test_tvm_with_a_processor_nobody_knows(
         _compile("tvm", options, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mcpu": "no-such-processor"}, "LLVM knows no processor 'no-such-processor'"),
+        ({"mtriple": "riscy-linux", "mcpu": "x"}, "no code can be made for the system"),
+        ({"mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a722"}, "'cortex-a722'"),
+    ],
+)
+def test_sparse_kernels_for_a_processor_nobody_knows(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StageError, match=words) as caught:
+        _compile("tvm_sparse", options, tmp_path)
+    assert caught.value.stage == "compile"
+
+
+def test_sparse_kernels_for_an_operator_nobody_knows(tmp_path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    model = artifacts.identity(tmp_path / "m.onnx")
+    document = onnx.load(str(model.path))
+    del document.graph.node[:]
+    document.graph.node.append(helper.make_node("Det", ["x"], ["y"], name="volume"))
+    document.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(document, str(model.path))
+    with pytest.raises(StageError, match=r"no kernel for the operator Det \(volume\)") as caught:
+        artifacts.compiled(model, artifacts.candidate("tvm_sparse"), tmp_path / "a")
+    assert "leave tvm_sparse out" in caught.value.mend
+
+
+def test_sparse_kernels_need_fixed_shapes(tmp_path: Path) -> None:
+    import onnx
+
+    model = artifacts.identity(tmp_path / "m.onnx")
+    document = onnx.load(str(model.path))
+    document.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "wide"
+    onnx.save(document, str(model.path))
+    with pytest.raises(StageError, match="dynamic dimension 3") as caught:
+        artifacts.compiled(model, artifacts.candidate("tvm_sparse"), tmp_path / "a")
+    assert "fixed input size" in caught.value.mend
+
+
 def test_an_option_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="arenas"):
         _compile("onnxruntime", {"arenas": True}, tmp_path)

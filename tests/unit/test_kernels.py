@@ -453,6 +453,135 @@ def test_a_transformer_block(
     agree(document(nodes, weights, x.shape[1:]), x, tmp_path, lanes, pick=seed)
 
 
+IMAGES = (
+    "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Relu", "Sigmoid", "HardSwish",
+    "Gelu", "Clip", "Softmax", "Concat", "Add", "Transpose", "Reshape", "Flatten", "Conv",
+)  # fmt: skip
+TOKENS = (
+    "LayerNormalization", "Softmax", "Gelu", "Sigmoid", "HardSwish", "Relu", "Concat", "Add",
+    "Transpose", "Reshape", "MatMul",
+)  # fmt: skip
+
+
+class Chain:
+    """A network that is written operator by operator, its shape known at every step."""
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+        self.rng, self.shape, self.first = rng, shape, shape
+        self.at = "x"
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, np.ndarray] = {}
+
+    def put(self, operator: str) -> None:
+        """Append an operator with drawn attributes, where it fits what is there."""
+        if operator in ("MaxPool", "AveragePool", "Conv"):
+            self._window(operator)
+        elif operator in ("Concat", "Add", "Transpose", "Reshape", "Flatten"):
+            self._moved(operator)
+        else:
+            self._computed(operator)
+
+    def _moved(self, operator: str) -> None:
+        shape, rng = self.shape, self.rng
+        if operator == "Concat":
+            axis = int(rng.integers(1, len(shape)))
+            doubled = (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])
+            self._node(operator, (self.at,), doubled, axis=axis)
+        elif operator == "Add":  # the input again: a residual sum, if it still fits
+            self._node(operator, ("x" if shape == self.first else self.at,), shape)
+        elif operator == "Transpose":
+            order = [0, *(1 + rng.permutation(len(shape) - 1)).tolist()]
+            self._node(operator, (), tuple(shape[i] for i in order), perm=order)
+        elif operator == "Reshape":
+            flat = (shape[0], shape[1], math.prod(shape[2:]))
+            self._node(operator, (self._constant(np.array(flat)),), flat)
+        else:
+            self._node(operator, (), (shape[0], math.prod(shape[1:])))
+
+    def _computed(self, operator: str) -> None:
+        shape, rng = self.shape, self.rng
+        if operator == "GlobalAveragePool":
+            self._node(operator, (), (*shape[:2], 1, 1))
+        elif operator == "ReduceMean":
+            keep = int(rng.integers(2))
+            axes = self._constant(np.array([2, 3]))
+            self._node(operator, (axes,), (*shape[:2], *(1, 1)[: 2 * keep]), keepdims=keep)
+        elif operator == "Clip":
+            ends = (np.array(-0.5, np.float32), np.array(1.25, np.float32))
+            self._node(operator, tuple(map(self._constant, ends)), shape)
+        elif operator == "Softmax":
+            self._node(operator, (), shape, axis=int(rng.integers(1, len(shape))))
+        elif operator == "LayerNormalization":
+            numbers = [rng.random(shape[-1]).astype(np.float32) for _ in range(2)]
+            self._node(operator, tuple(map(self._constant, numbers)), shape, axis=-1)
+        elif operator == "MatMul":
+            matrix = pruned(rng, (shape[-1], int(rng.integers(1, 20))), "half")
+            self._node(operator, (self._constant(matrix),), (*shape[:-1], matrix.shape[1]))
+        else:
+            given = {"approximate": "tanh"} if operator == "Gelu" and rng.integers(2) else {}
+            self._node(operator, (), shape, **given)
+
+    def _window(self, operator: str) -> None:
+        kernel, stride = (int(self.rng.integers(1, 4)) for _ in range(2))
+        pad = kernel // 2
+        high, wide = ((n + 2 * pad - kernel) // stride + 1 for n in self.shape[2:])
+        rows = self.shape[1]
+        rest: tuple[str, ...] = ()
+        if operator == "Conv":
+            rows = int(self.rng.integers(1, 9))
+            matrix = pruned(self.rng, (rows, self.shape[1], kernel, kernel), "half")
+            rest = (self._constant(matrix),)
+        given = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+        self._node(operator, rest, (self.shape[0], rows, high, wide), **given)
+
+    def _constant(self, value: np.ndarray) -> str:
+        name = f"c{len(self.weights)}"
+        self.weights[name] = value
+        return name
+
+    def _node(
+        self, operator: str, rest: tuple[str, ...], shape: tuple[int, ...], **given: Any
+    ) -> None:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, [self.at, *rest], [name], **given))
+        self.at, self.shape = name, shape
+
+
+@given(
+    batch=st.integers(1, 3), channels=st.integers(1, 9),
+    size=st.tuples(st.integers(1, 18), st.integers(1, 18)), tokens=st.booleans(),
+    numbers=st.lists(st.integers(0, 999), min_size=2, max_size=5), seed=st.integers(0, 999),
+    lanes=st.sampled_from(list(MACHINES)), infinite=st.booleans(),
+)  # fmt: skip
+@settings(few, max_examples=12)
+def test_operators_in_any_order(
+    batch: int, channels: int, size: tuple[int, int], tokens: bool, numbers: list[int], seed: int,
+    lanes: int, infinite: bool, tmp_path: Path,
+) -> None:  # fmt: skip
+    """What stands between heavy layers, behind them, before them and behind each other."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, size[0], channels) if tokens else (batch, channels, *size)
+    chain = Chain(rng, shape)
+    chain.put("MatMul" if tokens else "Conv")
+    for number in numbers:
+        ranks = {4: IMAGES, 3: TOKENS}
+        known = ranks.get(len(chain.shape), ("Relu", "Softmax", "MatMul", "Sigmoid"))
+        chain.put(known[number % len(known)])
+    chain.nodes.append(helper.make_node("Identity", [chain.at], ["y"]))
+    x = rng.standard_normal(shape).astype(np.float32)
+    if infinite:
+        x.flat[rng.integers(x.size)] = np.nan
+    model = document(chain.nodes, chain.weights, shape[1:])
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    found, _ = ours(path, x, lanes, seed)
+    expected = theirs(model, x)
+    assert found.shape == expected.shape
+    clean = np.isfinite(expected)
+    wrong = np.abs(found[clean] - expected[clean]).max(initial=0)
+    assert wrong <= 1e-5 * max(float(np.abs(expected[clean]).max(initial=0)), 1e-3)
+
+
 @pytest.mark.parametrize("lanes", MACHINES)
 def test_exponentials_and_what_is_made_of_them(lanes: int) -> None:
     made = MACHINES[lanes]
@@ -567,18 +696,6 @@ def test_an_operator_nobody_knows_is_named(tmp_path: Path) -> None:
         lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
 
 
-def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
-    weights: dict[str, np.ndarray] = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
-    ]
-    onnx.save(document(nodes, weights, (8, 8)), str(tmp_path / "m.onnx"))
-    with pytest.raises(StageError, match="no int8 kernels") as caught:
-        lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
-    assert "fp32" in caught.value.mend
-
-
 def test_a_free_size_is_refused(tmp_path: Path) -> None:
     model = document([helper.make_node("Relu", ["x"], ["y"])], {}, (3, 8, 8))
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
@@ -635,6 +752,26 @@ def test_a_race_over_its_budget_stops() -> None:
     assert not chooser.times
 
 
+def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short the time, sparse is never taken because dense was not tried."""
+    problem = point(np.random.default_rng(0), 64, 64)
+    asked: list[Config] = []
+
+    def timed(*given: Any) -> dict[str, float]:
+        asked.extend(given[1])
+        return {config.label: 1.0 for config in given[1]}
+
+    monkeypatch.setattr(choose, "timed", timed)
+    made = build.machine()
+    chosen = choose.Chooser(made)(problem)
+    kinds = {config.row_block for config in asked}
+    assert kinds >= {1, 4, 8}
+    assert {config.row_block for config in asked[: len(kinds)]} == kinds
+    key = [choose.predicted(problem, config, choose.Core()) for config in asked]
+    assert chosen == asked[key.index(min(key))] == asked[0]
+    assert len(asked) == len(choose.candidates(problem, made))
+
+
 def test_the_reason_names_what_was_tried() -> None:
     def told(form: str, density: float, contest: dict[str, float]) -> str:
         made = lower.Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
@@ -650,9 +787,47 @@ def test_the_reason_names_what_was_tried() -> None:
     assert "10 µs a list per 8 rows, 20 µs with a list per row" in both
     assert "cost model" in told("dense", 0.5, {})
     assert "nothing to skip" in told("depthwise", 0.5, {})
+    inside = lower.Made("d", "", "depthwise", 1.0, 1e6, within="p")
+    assert "computed inside the kernel of p" in explain.rows([inside], {"f": [1e-5]})[0].text
     twice = [lower.Made(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
     assert [r.seconds for r in explain.rows(twice, {"f": [1e-5, 3e-5]})] == [1e-5, 3e-5]
     assert "not timed" in explain.rows([lower.Made("a", "f", "sparse", 0.1, 1.0)], {})[0].text
+
+
+def test_a_layer_where_dense_is_faster_is_computed_dense(tmp_path: Path) -> None:
+    """What was timed decides, layer by layer, and the note gives both times."""
+    rng = np.random.default_rng(0)
+    weights = {n: pruned(rng, (16, 16, 3, 3), "half") for n in ("a.weight", "b.weight")}
+    nodes = [
+        helper.make_node("Conv", ["x", "a.weight"], ["h"], pads=[1] * 4),
+        helper.make_node("Conv", ["h", "b.weight"], ["y"], pads=[1] * 4, strides=[2, 2]),
+    ]
+    x = rng.standard_normal((1, 16, 16, 16)).astype(np.float32)
+    model, path = document(nodes, weights, x.shape[1:]), tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    made, kept = build.machine(), memory.of(build.machine(), tmp_path / "choices.json")
+    problems: list[Problem] = []
+
+    def seen(problem: Problem) -> Config:
+        problems.append(problem)
+        return choose.candidates(problem, made)[0]
+
+    lower.lower(graph.read(path, 1), made, seen)
+    for problem, quick in zip(problems, (8, 1), strict=True):
+        found = choose.candidates(problem, made)
+        assert {c.row_block for c in found} >= {1, 4, 8}
+        times = {c.label: 1e-5 if c.row_block == quick else 3e-5 for c in found}
+        kept.keep({problem.signature: times})
+    chooser = choose.Chooser(made, 20.0, kept)
+    answers, layers = ours(path, x, made.lanes, choice=chooser)
+    assert [layer.form for layer in layers] == ["dense", "sparse"]
+    assert not chooser.new, "all of it was timed before"
+    np.testing.assert_allclose(answers, theirs(model, x), rtol=1e-4, atol=1e-5)
+    dense, sparse = explain.rows(layers, {}, contests=chooser.times)
+    assert "10 µs a list per 8 rows" in dense.text
+    assert "30 µs with a list per row" in dense.text
+    assert not dense.sparse
+    assert sparse.sparse
 
 
 def test_roofs_are_measured_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hwbench import predict
 from hwbench.errors import StageError
 from hwbench.pareto import compare
-from hwbench.predict import classes, cycles, fit, validate
+from hwbench.predict import classes, cycles, fit, price, validate
 from hwbench.records import Layer, OnnxModel, Source, Value
 from tests import artifacts
 
@@ -132,6 +132,17 @@ def test_counts_are_read_and_a_broken_file_is_not(tmp_path: Path) -> None:
     path.write_text("10 8b000000 d65f03c0\n")
     with pytest.raises(StageError, match="to its end"):
         cycles.read(path)
+
+
+@pytest.mark.parametrize("core", predict.CORES)
+def test_what_was_counted_has_a_price_on_every_core(core: str) -> None:
+    assert price.has_counts(core)
+    misses = tuple(10**5 // 10**level for level in range(len(cycles.CORES[core].caches)))
+    once = price.from_counts(cycles.Counts({("8b000000",): 10**7}, 10**6, misses), core)
+    twice = price.from_counts(cycles.Counts({("8b000000",): 2 * 10**7}, 10**6, misses), core)
+    assert 1e-4 < once.low < once.seconds < once.high < 0.1
+    assert once.seconds < twice.seconds
+    assert ("fp16" in once.notes[0]) == (core == "cortex-a76")
 
 
 def test_zeros_pay_where_they_are_skipped_and_nowhere_else(model: OnnxModel) -> None:
