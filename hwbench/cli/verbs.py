@@ -203,7 +203,7 @@ def plan(
         print(json.dumps(to_json(found), indent=2))
         return
     rows = [
-        {"candidate": c.compression.label, "backend": c.backend.kind, "key": c.key}
+        {"candidate": c.compression.label, "backend": c.backend.label, "key": c.key}
         for c in found.candidates
     ]
     screen.table(f"{found.recipe} on {found.target}: {len(rows)} candidates", rows)

@@ -64,6 +64,7 @@ class Chooser:
     def __call__(self, problem: Problem) -> Config:
         """Return the configuration for a problem."""
         found = sorted(candidates(problem, self.made), key=lambda c: predicted(problem, c, Core()))
+        found = _one_of_each_first(found)
         if len(found) == 1 or not self.made.native:
             return found[0]
         key = problem.signature
@@ -81,6 +82,18 @@ class Chooser:
         if self.memory is not None:
             self.memory.keep({key: self.times[key] for key in self.new})
         self.new.clear()
+
+
+def _one_of_each_first(configs: Sequence[Config]) -> list[Config]:
+    """Return the likeliest of each kind (sparse, blocks, dense, fused) before the others.
+
+    When the time ends early each kind has then been timed: sparse is not taken for want of a
+    rival.
+    """
+    best: dict[tuple[int, bool], Config] = {}
+    for config in configs:
+        best.setdefault((config.row_block, config.fuse), config)
+    return list(dict.fromkeys([*best.values(), *configs]))
 
 
 def clock(threads: int) -> float:

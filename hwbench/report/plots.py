@@ -78,7 +78,7 @@ def _numbers(result: Result, study: Study) -> list[str]:
     if gone is not None:
         lines.append(f"weights gone: {gone * 100:.1f} % [static]")
     if gain is not None:
-        lines.append(f"speed-up: {gain:.2f} × against dense on {result.candidate.backend.kind}")
+        lines.append(f"speed-up: {gain:.2f} × against dense on {result.candidate.backend.label}")
     return lines
 
 

@@ -25,7 +25,7 @@ def _headline(study: Study) -> str:
     if study.decision.verdict == "none" or chosen is None:
         return "hip none of these models"
     if study.decision.verdict == "dense":
-        return f"hip the dense model on {chosen.candidate.backend.kind}"
+        return f"hip the dense model on {chosen.candidate.backend.label}"
     return f"hip {chosen.candidate.label}"
 
 

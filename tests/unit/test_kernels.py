@@ -696,18 +696,6 @@ def test_an_operator_nobody_knows_is_named(tmp_path: Path) -> None:
         lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
 
 
-def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
-    weights: dict[str, np.ndarray] = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
-    ]
-    onnx.save(document(nodes, weights, (8, 8)), str(tmp_path / "m.onnx"))
-    with pytest.raises(StageError, match="no int8 kernels") as caught:
-        lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
-    assert "fp32" in caught.value.mend
-
-
 def test_a_free_size_is_refused(tmp_path: Path) -> None:
     model = document([helper.make_node("Relu", ["x"], ["y"])], {}, (3, 8, 8))
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
@@ -762,6 +750,26 @@ def test_a_race_over_its_budget_stops() -> None:
     chooser = choose.Chooser(build.machine(), 0.0)
     assert chooser(problem) in configs
     assert not chooser.times
+
+
+def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short the time, sparse is never taken because dense was not tried."""
+    problem = point(np.random.default_rng(0), 64, 64)
+    asked: list[Config] = []
+
+    def timed(*given: Any) -> dict[str, float]:
+        asked.extend(given[1])
+        return {config.label: 1.0 for config in given[1]}
+
+    monkeypatch.setattr(choose, "timed", timed)
+    made = build.machine()
+    chosen = choose.Chooser(made)(problem)
+    kinds = {config.row_block for config in asked}
+    assert kinds >= {1, 4, 8}
+    assert {config.row_block for config in asked[: len(kinds)]} == kinds
+    key = [choose.predicted(problem, config, choose.Core()) for config in asked]
+    assert chosen == asked[key.index(min(key))] == asked[0]
+    assert len(asked) == len(choose.candidates(problem, made))
 
 
 def test_the_reason_names_what_was_tried() -> None:

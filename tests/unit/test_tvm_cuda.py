@@ -35,6 +35,7 @@ def compiled(folder: Path) -> Path:
     return folder / entry
 
 
+@pytest.mark.slow
 def test_every_kernel_is_bound_to_blocks_and_threads(tmp_path: Path) -> None:
     import onnx
     import tvm
@@ -129,6 +130,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @NVCC
+@pytest.mark.slow
 def test_a_session_takes_the_kernels_that_were_made_here(libraries: Path, tmp_path: Path) -> None:
     """The real runtime of TVM's wheel on a driver that counts launches: all but the arithmetic."""
     entry = compiled(tmp_path)
