@@ -88,13 +88,14 @@ def rows(
         row = Row(made.layer, made.form, made.config, 1 - made.density, why, within=made.within)
         if taken:
             bound = "register" if made.reuse > 1 else "L1"
+            best = (roofs or {}).get("registers" if made.reuse > 1 else "L1")
             row = dataclasses.replace(
                 row,
                 seconds=taken,
                 share=taken / total,
                 walked=made.walked / taken,
                 worth=made.flops / taken,
-                roof=(roofs or {}).get("registers" if made.reuse > 1 else "L1"),
+                roof=best * made.per_load if best else None,
                 bound=bound,
             )
         found.append(row)

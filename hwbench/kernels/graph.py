@@ -27,9 +27,10 @@ POINT = Window((1, 1))
 class Step:
     """One operator after fusion.
 
-    ``kind``: ``conv``, ``linear``, ``pool`` (max, average), ``mean`` (over the image) or
-    ``other`` (left to TVM, ``node`` says what). ``weights`` are (outputs, inputs / groups,
-    kernel height, kernel width) for a convolution and (outputs, inputs) for a linear layer;
+    ``kind``: ``conv``, ``linear``, ``pool`` (max, average), ``mean`` (over the image), ``round``
+    (to what 8 bits can say) or ``other`` (left to TVM, ``node`` says what). ``weights`` are
+    (outputs, inputs / groups, kernel height, kernel width) for a convolution and (outputs,
+    inputs) for a linear layer;
     ``bias`` has one float32 an output. ``residual`` is added before the activation.
     """
 
@@ -46,6 +47,11 @@ class Step:
     activation: str = "none"
     low: float | None = None
     high: float | None = None
+    scale: float = 1.0
+    """For ``round``, and what comes of it: a value is ``scale`` times (8 bits - ``zero``)."""
+    zero: int = 0
+    coded: tuple[Array, Array] | None = None
+    """Weights as they stand in the file, 8 bits, and their scale per output."""
     average: str = ""
     """For ``pool``: empty for the maximum, else ``all`` or ``real``: what it divides by."""
 
@@ -53,6 +59,7 @@ class Step:
     def layer(self) -> str:
         """The name that people know the layer by: that of its weights, as PyTorch has it."""
         weight = self.node.input[1] if len(self.node.input) > 1 else ""
+        weight = weight.removesuffix("_DequantizeLinear_Output")
         return weight.removesuffix(".weight") if weight.endswith(".weight") else self.name or weight
 
     @property
@@ -83,13 +90,14 @@ def read(path: Path, batch: int) -> Graph:
     document = onnx.load(str(path))
     _fix_batch(document, batch)
     _unsplit(document)
+    coded = _coded(document)
     constants = _fold(document)
     document = _inferred(document)
     shapes, dtypes = _tensors(document, constants)
     graph = document.graph
     known = {i.name for i in graph.initializer}
     opset = next(o.version for o in document.opset_import if o.domain in ("", "ai.onnx"))
-    steps = _Fuser(document, constants, shapes).steps()
+    steps = _Fuser(document, constants, shapes, coded).steps()
     _check_static(steps, shapes)
     return Graph(
         inputs=tuple(i.name for i in graph.input if i.name not in known),
@@ -148,6 +156,23 @@ def _unsplit(document: onnx.ModelProto) -> None:
             start += size
     del document.graph.node[:]
     document.graph.node.extend(nodes)
+
+
+def _coded(document: onnx.ModelProto) -> dict[str, tuple[Array, Array]]:
+    """Return signed weights of 8 bits and their scales, by the name of what they decode to."""
+    kept = {i.name: numpy_helper.to_array(i) for i in document.graph.initializer}
+    found = {}
+    for node in document.graph.node:
+        if node.op_type != "DequantizeLinear" or any(name not in kept for name in node.input):
+            continue
+        weights, scale, *zero = (kept[name] for name in node.input)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        per_row = scale.ndim == 1 and axis == 0 and len(scale) == len(weights)
+        symmetric = not any(z.any() for z in zero)
+        if weights.dtype == np.int8 and symmetric and (scale.size == 1 or per_row):
+            scales = np.broadcast_to(scale.reshape(-1), len(weights)).astype(np.float32)
+            found[node.output[0]] = (weights, scales)
+    return found
 
 
 def _inferred(document: onnx.ModelProto) -> onnx.ModelProto:
@@ -245,7 +270,10 @@ class _Fuser:
         document: onnx.ModelProto,
         constants: dict[str, Array],
         shapes: dict[str, tuple[int, ...]],
+        coded: dict[str, tuple[Array, Array]],
     ) -> None:
+        self.coded = coded
+        self.grids: dict[str, tuple[float, int]] = {}
         self.graph = document.graph
         self.constants = constants
         self.shapes = shapes
@@ -272,6 +300,8 @@ class _Fuser:
             "ReduceMean": self._mean,
             "Identity": self._identity,
             "Dropout": self._identity,
+            "QuantizeLinear": self._quantize,
+            "DequantizeLinear": self._dequantize,
         }
         finals = {output.name for output in self.graph.output}
         for node in self.graph.node:
@@ -285,6 +315,9 @@ class _Fuser:
                 step.output = node.output[0]
                 # Behind everything made so far: a residual must exist before it is added.
                 self.made[step.output] = step
+        for name in finals & self.grids.keys():
+            what = f"the output {name!r} is in 8 bits"
+            raise StageError("compile", what, expected="a DequantizeLinear at the end")
         alias = [f for f in finals if f in self.same]
         for name in alias:
             node = helper.make_node("Identity", [self.same[name]], [name], name=name)
@@ -309,6 +342,8 @@ class _Fuser:
     def _identity(self, node: onnx.NodeProto, inputs: list[str]) -> None:
         if len(node.output) == 1 or not any(self.uses[name] for name in node.output[1:]):
             self.same[node.output[0]] = inputs[0]
+            if node.input[0] in self.grids:
+                self.grids[node.output[0]] = self.grids[node.input[0]]
             self.uses[inputs[0]] += self.uses[node.output[0]] - 1
 
     def _conv(self, node: onnx.NodeProto, inputs: list[str]) -> Step | None:
@@ -329,7 +364,29 @@ class _Fuser:
             groups=given.get("group", 1),
             weights=weights,
             bias=bias if bias is not None else np.zeros(len(weights), np.float32),
+            coded=self.coded.get(inputs[1]),
         )
+
+    def _quantize(self, node: onnx.NodeProto, inputs: list[str]) -> None:
+        grid = self._grid(inputs)
+        if grid is not None:
+            self.grids[node.output[0]] = grid
+            self.same[node.output[0]] = inputs[0]
+
+    def _dequantize(self, node: onnx.NodeProto, inputs: list[str]) -> Step | None:
+        grid = self.grids.get(node.input[0])
+        if grid is None or grid != self._grid(inputs):
+            return None
+        name = node.name or node.output[0]
+        return Step("round", name, inputs[:1], node.output[0], node, scale=grid[0], zero=grid[1])
+
+    def _grid(self, inputs: list[str]) -> tuple[float, int] | None:
+        """Return scale and zero point, if they are one for the whole value and unsigned."""
+        found = [self.constants.get(name) for name in inputs[1:3]]
+        if len(found) < 2 or any(value is None or value.size != 1 for value in found):
+            return None
+        scale, zero = (np.asarray(value).reshape(()) for value in found)
+        return (float(scale), int(zero)) if zero.dtype == np.uint8 else None
 
     def _gemm(self, node: onnx.NodeProto, inputs: list[str]) -> Step | None:
         given, weights = self._attributes(node), self._floats(inputs[1])

@@ -20,10 +20,12 @@ from hwbench.kernels import build, columns, encode, layouts, stencils, views
 from hwbench.kernels.between import Between
 from hwbench.kernels.build import Machine
 from hwbench.kernels.graph import Graph, Step
+from hwbench.kernels.int8 import Eight, planned
 from hwbench.kernels.layouts import Blocked, Layout, Planar, Window
 from hwbench.kernels.problem import Config, Kernel, Problem, Windowed, kernel, window_kernel
 from hwbench.kernels.template import Epilogue
 from hwbench.kernels.views import View
+from hwbench.kernels.words import BYTES
 
 Array = NDArray[Any]
 Choose = Callable[[Problem], Config]
@@ -51,6 +53,10 @@ class Planes:
     images: int
     channels: int
     sign: bool = False
+    dtype: str = "float32"
+    """``int32``: four channels of 8 bits in a word, ``channels`` counts words."""
+    pad: float = 0
+    """What its padding holds."""
 
     @property
     def planes(self) -> int:
@@ -73,6 +79,8 @@ class Made:
     """Of the problem, where a configuration was chosen."""
     reuse: int = 1
     """Multiply-adds that share a loaded input: 1 when every one loads its own."""
+    per_load: int = 1
+    """Multiply-adds that one load of 32 bits feeds: 4 where numbers have 8."""
     within: str = ""
     """The layer whose kernel computes this one as well; empty: it has its own ``function``."""
 
@@ -100,7 +108,7 @@ def lower(graph: Graph, made: Machine, choose: Choose) -> Lowered:
     Raises `StageError` naming the operator that has no kernel and that TVM cannot lower.
     """
     with build.translated():
-        return Lowering(graph, made.lanes, choose, made.threads).run()
+        return Lowering(planned(graph, made), made.lanes, choose, made.threads).run()
 
 
 class Lowering:
@@ -135,6 +143,7 @@ class Lowering:
             "pool": self._pool,
             "mean": self._mean,
             "other": self._other,
+            **Eight(self, Planes).rules,
         }
         with self.builder.function("main", inputs):
             with self.builder.dataflow():
@@ -143,6 +152,8 @@ class Lowering:
                 ends = [self.builder.emit_output(self._plain(name)) for name in graph.outputs]
             self.builder.emit_func_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
         module = relax.transform.InlinePrivateFunctions()(self.builder.finalize())
+        # Values of 8 bits are offered as floats too, whether or not anything reads them.
+        module = relax.transform.DeadCodeElimination()(module)
         layers = [
             dataclasses.replace(m, function=self.shared.get(m.function, "")) for m in self.layers
         ]
@@ -154,7 +165,7 @@ class Lowering:
         """Return one layout per image size, so that neighbours agree without copies."""
         halos: dict[tuple[int, int], int] = {}
         for step in self.graph.steps:
-            if step.kind in ("conv", "pool"):
+            if step.kind in ("conv", "pool", "dot8", "pool8"):
                 for name, need in ((step.inputs[0], step.window.halo), (step.output, 0)):
                     size = self.graph.shapes[name][2:]
                     key = (size[0], size[1])
@@ -171,13 +182,15 @@ class Lowering:
 
     # ---- calls
 
-    def call(self, function: tirx.PrimFunc, arguments: list[Any], size: int) -> Any:
+    def call(
+        self, function: tirx.PrimFunc, arguments: list[Any], size: int, dtype: str = "float32"
+    ) -> Any:
         """Emit a call of a kernel; numpy arguments become constants of the module."""
         name = str(function.attrs["global_symbol"])
         made = [relax.const(a) if isinstance(a, np.ndarray) else a for a in arguments]
         variable = self._function(function, name)
         self.shared[name] = str(variable.name_hint)
-        kind = relax.TensorType((size,), "float32")
+        kind = relax.TensorType((size,), dtype)
         return self.builder.emit(relax.call_tir(variable, made, kind))
 
     def _function(self, function: tirx.PrimFunc, name: str) -> Any:
@@ -194,6 +207,23 @@ class Lowering:
         """Return a fresh name for a function."""
         self.count += 1
         return f"{kind}_{self.count}"
+
+    def reshaped(self, var: Any, shape: tuple[int, ...]) -> Any:
+        """Return a flat value with the shape that ONNX says."""
+        return self.builder.emit(relax.op.reshape(var, shape))
+
+    def note_words(self, step: Step, name: str, stored: int, blocks: int) -> None:
+        """Note what a layer in 8 bits became: so many of its blocks of weights are stored."""
+        shape = self.graph.shapes[step.output]
+        assert step.weights is not None
+        flops = 2.0 * step.weights.size * shape[0] * shape[2] * shape[3]
+        walked = 2.0 * BYTES * stored * shape[0] * shape[2] * shape[3]
+        form = "dense" if stored >= 0.999 * blocks else "sparse"
+        form = "depthwise" if 1 < step.groups == len(step.weights) else form
+        density = float((step.weights != 0).mean())
+        self.layers.append(
+            Made(step.layer, name, form, density, flops, "int8 1x4", walked, per_load=BYTES)
+        )
 
     def _constant(self, name: str) -> Any:
         return relax.const(self.graph.constants[name])
@@ -276,7 +306,9 @@ class Lowering:
         if isinstance(value, Planes):
             var, each = value.var, value.layout.plane
             x_image, x_size = planes * each, images * planes * each
+            dtype = value.dtype
         else:
+            dtype = "float32"
             var, each = self.flat(name), shape[2] * shape[3]
             x_image, x_size = channels * each, math.prod(shape)
         move = stencils.Move(
@@ -291,9 +323,10 @@ class Lowering:
             y_size=images * planes * len(table),
             entries=len(table),
             fill=fill,
+            dtype=dtype,
         )
         function = stencils.move_kernel(self.name("move"), move)
-        self.cache[key] = self.call(function, [var, table], move.y_size)
+        self.cache[key] = self.call(function, [var, table], move.y_size, dtype)
         return self.cache[key]
 
     def _index(self, name: str) -> NDArray[np.int64]:
@@ -307,7 +340,7 @@ class Lowering:
     def _in(self, name: str, layout: Layout, fill: float = 0.0) -> Any:
         """Return a value's buffer in a layout."""
         value = self.values[name]
-        if isinstance(value, Planes) and value.layout == layout and fill == 0:
+        if isinstance(value, Planes) and value.layout == layout and fill == value.pad:
             return value.var
         return self._moved(name, layouts.gather_table(layout, self._index(name)), (layout,), fill)
 
@@ -320,6 +353,7 @@ class Lowering:
         value = self.values[name]
         if isinstance(value, Planes):
             own = value.layout
+            assert value.dtype == "float32" or fill == value.pad
         if not layouts.reads_directly(own, target, window) and isinstance(target, Blocked):
             near = layouts.blocked(*self._size(name), self.lanes, window.halo, 1)
             if near is not None and layouts.reads_directly(near, target, window):
@@ -614,7 +648,8 @@ class Lowering:
         if node.op_type in QUANTIZED:
             raise StageError(
                 "compile",
-                f"tvm_sparse has no int8 kernels, and the model is quantized ({step.name})",
+                f"tvm_sparse has no kernel for the quantized operator {step.name}",
+                expected="pairs of QuantizeLinear (unsigned 8 bits) and DequantizeLinear",
                 mend="give it the fp32 model; onnxruntime runs the int8 one",
             )
         own = self.between.apply(step)

@@ -204,7 +204,7 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         target=p.target,
         images=p.images,
         planes=p.planes,
-        parallel=p.threads > 1 and not _overlapping(walk, p.target.lanes),
+        parallel=p.threads > 1 and not overlapping(walk, p.target.lanes),
         stencil=None if before is None else template.Stencil(before.taps, before.epilogue),
     )
     bias = np.zeros(p.planes, np.float32)
@@ -224,7 +224,7 @@ def repeated(positions: tuple[int, ...], image: int, images: int) -> NDArray[np.
     return np.asarray(starts + np.asarray(positions)[None], np.int32).reshape(-1)
 
 
-def _overlapping(walk: layouts.Tiles, lanes: int) -> bool:
+def overlapping(walk: layouts.Tiles, lanes: int) -> bool:
     """Return whether two tiles write the same elements: threads must not then share the work."""
     spots = np.add.outer(np.asarray(walk.y), np.asarray(walk.vy)).reshape(-1)
     return bool(np.diff(np.sort(spots)).min(initial=lanes) < lanes)

@@ -146,15 +146,17 @@ class Move:
     entries: int
     fill: float = 0.0
     padded: bool = True
+    dtype: str = "float32"
 
 
 def move_kernel(name: str, m: Move) -> tirx.PrimFunc:
     """Return ``(x, table, y)``, which copies every element of every plane."""
 
     def body() -> None:
-        x = argument("x", m.x_size)
+        x = argument("x", m.x_size, m.dtype)
         table = argument("table", m.entries, "int32")
-        y = argument("y", m.y_size)
+        y = argument("y", m.y_size, m.dtype)
+        fill = T.int32(int(m.fill)) if m.dtype == "int32" else T.float32(m.fill)
         with T.serial(0, m.images * m.channels) as number:
             image, channel = number // m.channels, number % m.channels
             x_start = image * m.x_image + channel * m.x_channel
@@ -165,7 +167,7 @@ def move_kernel(name: str, m: Move) -> tirx.PrimFunc:
                 place = table[entry]
                 if m.padded:
                     value = x[x_start + T.max(place, 0)]
-                    value = T.Select(place >= 0, value, T.float32(m.fill))
+                    value = T.Select(place >= 0, value, fill)
                 else:
                     value = x[x_start + place]
                 T.buffer_store(y, value, [y_start + entry * m.y_step])

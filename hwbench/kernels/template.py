@@ -312,32 +312,42 @@ class _Writer:
         return value
 
 
-def halo(y: Any, layout: Layout, images: int, rows: int, planes: int, *, parallel: bool) -> None:
-    """Write loops that fill the padding of every plane: zeros, or the neighbours' edges."""
+def halo(
+    y: Any,
+    layout: Layout,
+    images: int,
+    rows: int,
+    planes: int,
+    *,
+    parallel: bool,
+    zero: Any = None,
+) -> None:
+    """Write loops that fill the padding of every plane: `zero`, or the neighbours' edges."""
+    zero = T.float32(0) if zero is None else zero
     with (T.parallel if parallel else T.serial)(0, images * rows) as number:
         plane = (number // rows * planes + number % rows) * layout.plane
         if isinstance(layout, Planar):
-            _zeros(y, plane, layout)
+            _zeros(y, plane, layout, zero)
         elif layout.halo:
-            _exchange(y, plane, layout)
+            _exchange(y, plane, layout, zero)
 
 
-def _zeros(y: Any, plane: Any, layout: Planar) -> None:
+def _zeros(y: Any, plane: Any, layout: Planar, zero: Any) -> None:
     for first, count in layout.zeroed():
         if count:
             with T.serial(0, count) as vector, T.vectorized(0, layout.lanes) as lane:
                 at = plane + first + vector * layout.lanes + lane
-                T.buffer_store(y, T.float32(0), [at])
+                T.buffer_store(y, zero, [at])
 
 
-def _exchange(y: Any, plane: Any, layout: Blocked) -> None:
+def _exchange(y: Any, plane: Any, layout: Blocked, zero: Any) -> None:
     """Write the halo of one plane: columns first, then whole rows, so that corners come along."""
     lanes, (down, across) = layout.lanes, layout.grid
     high, wide = layout.block
 
     def copy(to: Any, source: Any, shift: int, keep: Callable[[Any], Any]) -> None:
         with T.vectorized(0, lanes) as lane:
-            value = T.Select(keep(lane), y[source + shift + lane], T.float32(0))
+            value = T.Select(keep(lane), y[source + shift + lane], zero)
             T.buffer_store(y, value, [to + lane])
 
     with T.serial(0, high) as row:

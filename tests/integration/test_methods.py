@@ -78,6 +78,30 @@ def test_sensitivity_ends_in_shares_for_a_recipe(house: House) -> None:
     assert "no shares by layer" in refused.stderr
 
 
+def test_a_walk_of_gaussian_processes_under_shift_with_controls(house: House) -> None:
+    """Bounded search, a short fine-tuning first, corruptions, curves: one run of everything."""
+    pytest.importorskip("optuna", reason="needs optuna: pip install hwbench[optuna]")
+    search = {
+        "strategy": "latency_first",
+        "sampler": {"kind": "optuna", "algorithm": "gp", "seed": 1},
+        "budget": {"trials": 2},
+        "controls": ["scratch"],
+    }
+    long = {"epochs": 8, "lr": 0.03, "batch": 64}
+    more = {"shift": {"severities": [3], "images": 32}, "sensitivity": True, "recover": long}
+    small = {"kind": "p32", "train": 128, "validation": 64, "test": 32}
+    name = _asks(house, [CHANNEL], search=search, workload=small, **more)
+    done = house.run("bench", "--recipe", name)
+    study = json.loads((house.folder / "reports/latest/study.json").read_text())["study"]
+    assert 0 < len(study["tried"]) <= 2
+    assert study["shift"]
+    assert [s["spec"]["pattern"] for s in study["sensitivity"]] == ["channel"]
+    page = (house.folder / "reports/latest/report.html").read_text()
+    assert "What each layer loses alone: channel l2" in page
+    assert "Under distribution shift" in page
+    assert "Traceback" not in done.stderr
+
+
 def test_what_cannot_apply_is_refused_by_name_and_costs_nobody_else(house: House) -> None:
     methods: list[dict[str, Any]] = [MASK, {"pattern": "2:4"}, {"pattern": "head"}]
     name = _asks(house, methods, workload={**TOY, "width": 3})

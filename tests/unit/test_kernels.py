@@ -696,18 +696,6 @@ def test_an_operator_nobody_knows_is_named(tmp_path: Path) -> None:
         lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
 
 
-def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
-    weights: dict[str, np.ndarray] = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
-    ]
-    onnx.save(document(nodes, weights, (8, 8)), str(tmp_path / "m.onnx"))
-    with pytest.raises(StageError, match="no int8 kernels") as caught:
-        lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
-    assert "fp32" in caught.value.mend
-
-
 def test_a_free_size_is_refused(tmp_path: Path) -> None:
     model = document([helper.make_node("Relu", ["x"], ["y"])], {}, (3, 8, 8))
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"

@@ -110,6 +110,6 @@ def test_the_option_is_checked_at_the_front_door() -> None:
     assert checked("backends", "tvm", {"tuning": {"minutes": 2}}, "here")["tuning"] == {
         "minutes": 2
     }
-    assert checked("backends", "tvm", {}, "here")["tuning"] is None
+    assert checked("backends", "tvm", {}, "here").get("tuning") is None
     with pytest.raises(UserError):
         checked("backends", "tvm", {"tuning": {"minute": 2.0}}, "here")
