@@ -298,7 +298,8 @@ def _tie_sentence(case: _Case, ties: Sequence[Result]) -> str:
         return ""
     names = [named(r) for r in sorted(ties, key=case.by_merit)]
     shown = " and ".join(names[:2]) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more"
-    return f" A tie with {shown}, broken by accuracy, then simplicity."
+    known = any(usable(r, case.accuracy) for r in ties) if case.accuracy else False
+    return f" A tie with {shown}, broken by {'accuracy, then ' if known else ''}simplicity."
 
 
 def _count_failed(case: _Case) -> str:

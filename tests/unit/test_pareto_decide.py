@@ -134,6 +134,12 @@ def test_ties_go_to_accuracy_then_to_the_smaller_and_say_so() -> None:
     found = judge(row(DENSE, 1.0), row(big, 0.500, 0.875), row(small, 0.505, 0.878))
     assert found.chosen == small.key
     assert "tie with channel 30 %" in found.reason
+    assert "broken by accuracy, then simplicity" in found.reason
+    # With no accuracy at all it breaks no tie.
+    cost = synthetic.recipe(goals=(), objectives=("artifact_bytes", "latency_p50"))
+    rows = row(DENSE, 1.0, None), row(big, 0.5, None, size=9), row(small, 0.505, None, size=8)
+    found = decide(rows, cost, synthetic.target())
+    assert "broken by simplicity." in found.reason
     found = judge(row(DENSE, 1.0), row(big, 0.5, 0.878, size=90), row(small, 0.505, 0.878, size=80))
     assert found.chosen == small.key
     found = judge(row(DENSE, 1.0), row(big, 0.5, 0.875), row(small, 0.6, 0.88))
