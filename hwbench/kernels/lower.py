@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import tvm_ffi
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from tvm import relax, tirx
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from hwbench.errors import StageError
 from hwbench.kernels import build, columns, encode, layouts, stencils, views
@@ -659,10 +660,30 @@ class Lowering:
             raise _missing(step, "has several outputs")
         arguments = list(dict.fromkeys(step.inputs))
         module = _imported(step, graph)
-        function = module["main"].without_attr("global_symbol")
+        # The importer writes some operators (Clip) as kernels of their own beside ``main``.
+        beside = {
+            name: self.builder.add_func(module[name], self.name(name.name_hint))
+            for name in module.get_global_vars()
+            if name.name_hint != "main"
+        }
+        main = _Renamed(beside).visit_expr(module["main"]) if beside else module["main"]
+        function = main.without_attr("global_symbol")
         variable = self.builder.add_func(function, self.name("other"))
         call = relax.Call(variable, [self._plain(name) for name in arguments])
         return self.builder.emit(call)
+
+
+@mutator
+class _Renamed(PyExprMutator):  # type: ignore[misc]
+    """Puts functions of one module in the place of those of another."""
+
+    def __init__(self, names: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self._names = names
+
+    def visit_global_var_(self, var: Any) -> Any:
+        """Return the function's name in the other module."""
+        return self._names.get(var, var)
 
 
 def _imported(step: Step, graph: Graph) -> Any:

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tvm
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
@@ -553,6 +553,9 @@ class Chain:
     numbers=st.lists(st.integers(0, 999), min_size=2, max_size=5), seed=st.integers(0, 999),
     lanes=st.sampled_from(list(MACHINES)), infinite=st.booleans(),
 )  # fmt: skip
+@example(
+    batch=1, channels=1, size=(1, 1), tokens=False, numbers=[0, 8], seed=0, lanes=8, infinite=False
+)  # fmt: skip
 @settings(few, max_examples=12)
 def test_operators_in_any_order(
     batch: int, channels: int, size: tuple[int, int], tokens: bool, numbers: list[int], seed: int,
@@ -569,7 +572,8 @@ def test_operators_in_any_order(
         chain.put(known[number % len(known)])
     chain.nodes.append(helper.make_node("Identity", [chain.at], ["y"]))
     x = rng.standard_normal(shape).astype(np.float32)
-    if infinite:
+    # ONNX Runtime's MaxPool drops NaN, or not, by where in the window it lies.
+    if infinite and all(node.op_type != "MaxPool" for node in chain.nodes):
         x.flat[rng.integers(x.size)] = np.nan
     model = document(chain.nodes, chain.weights, shape[1:])
     path = tmp_path / "m.onnx"
