@@ -87,9 +87,13 @@ STANDARD = MeasureSpec(policy="standard", generations=14, half_width=0.01, max_t
 
 
 def judge_same(trials: Sequence[Trial]) -> Row:
-    """Return how often identical doubles were told apart at 99 % (FASTER or SLOWER)."""
-    intervals = [i for t in trials for i in _twins(t)]
-    found = [stats.verdict(i, MARGIN) for i in intervals]
+    """Return how often identical doubles were told apart at 99 % (FASTER or SLOWER).
+
+    As everywhere where a sitting decides, by Holm over the comparisons of each sitting.
+    """
+    sittings = [_twins(t) for t in trials]
+    intervals = [i for sitting in sittings for i in sitting.values()]
+    found = [v for s in sittings for v in stats.verdicts(s, MARGIN, _DECIDE).values()]
     alarms = sum(v in (stats.Verdict.FASTER, stats.Verdict.SLOWER) for v in found)
     equal = sum(v is stats.Verdict.EQUIVALENT for v in found)
     widths = [i.half_width for i in intervals]
@@ -107,15 +111,15 @@ def judge_same(trials: Sequence[Trial]) -> Row:
     )
 
 
-def _twins(found: Trial) -> list[stats.Interval]:
-    """Return the 99 % intervals of everything that is identical to R: S and the copies."""
+def _twins(found: Trial) -> dict[str, stats.Interval]:
+    """Return the 99 % intervals, by name, of all that is identical to R: S and the copies."""
     with_shadow = {**found.doubles, "same, S": found.shadow}
     spread = stats.pooled_spread(with_shadow.values(), found.reference)
-    return [
-        stats.ratio(processes, found.reference, _DECIDE, spread)
+    return {
+        name: stats.ratio(processes, found.reference, _DECIDE, spread)
         for name, processes in with_shadow.items()
         if name.startswith("same")
-    ]
+    }
 
 
 def judge_slower(trials: Sequence[Trial], share: float, where: str = "") -> Row:
@@ -316,7 +320,9 @@ def _same(device: Device, plan: Plan, show: Show) -> tuple[list[Trial], Trial]:
 
 def _planted(same: Sequence[Trial]) -> Iterator[Row]:
     first = same[0]
-    yield judge_planted(first, drift(first), "all 20 % slower from mid-session on (planted)", 0.005)
+    yield judge_planted(
+        first, drift(first), "all 20 % slower from mid-session on (planted)", MARGIN
+    )
     # A generation counts for one of n: that much of the offset stays, and the interval knows it.
     share = _OFFSET / max(len(first.reference), 1) + 0.002
     yield judge_planted(first, offset(first), "2 % offset of one process (planted)", share)
