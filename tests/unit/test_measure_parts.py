@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench import measure
+from hwbench import measure, stats
 from hwbench.errors import TargetError
 from hwbench.measure import generation, memory
-from hwbench.measure.device import check_identity
-from hwbench.measure.latency import Room, agree, grouped
+from hwbench.measure.device import Device, check_identity
+from hwbench.measure.generation import Generation
+from hwbench.measure.latency import Latencies, Room, agree, grouped, is_torn
 from hwbench.measure.shipment import Artifact, kind_of
 from hwbench.records import (
     CompiledModel,
@@ -23,6 +26,7 @@ from hwbench.records import (
     EnergyReading,
     Failure,
     Measurement,
+    MeasureSpec,
     MemoryReading,
     Process,
     Sitting,
@@ -65,6 +69,40 @@ def _processes(
             visits.append(Visit(r, 0, wall, wall, (0,) * calls))
         found.append(Process(artifact, role, number, 0.5 + number, 0.25, 10, tuple(visits)))
     return tuple(found)
+
+
+def _generation(number: int, slow: float) -> Generation:
+    """R `slow` times as slow as S and as a candidate that takes half their time."""
+    made = [
+        *_processes("a", "reference", slow * 1e-3),
+        *_processes("a", "shadow", 1e-3),
+        *_processes("b", "candidate", 5e-4),
+    ]
+    same = tuple(dataclasses.replace(p, generation=number) for p in made)
+    return Generation(number, same, {}, {}, NOWHERE)
+
+
+@pytest.mark.parametrize(("spare", "expected"), [(2, 0.5), (1, 0.5 / 1.3)])
+def test_a_generation_whose_reference_was_slow_for_good_is_made_again(
+    spare: int, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = iter([1.0, 1.3, 1.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(
+        generation, "run", lambda _d, _j, _a, number, *_: _generation(number, next(slow))
+    )
+    # A parcel has one attempt, and as many generations as it has.
+    device = cast(Device, SimpleNamespace(attempts=spare, groups=()))
+    spec = MeasureSpec(generations=4, half_width=1e-9)
+    found = Latencies(
+        device, tmp_path, spec, Settings(""), PAIR, [Job("b", "", {}, "")], "a", [],
+        time.monotonic() + 60, lambda *_: None,
+    ).run()  # fmt: skip
+    ratios = stats.by_generation(found.candidates["b"], found.reference)
+    assert len(ratios) == 4
+    assert min(ratios.values()) == pytest.approx(expected, rel=0.01)
+    assert any("made again" in note for note in found.notes) == (spare > 1)
+    assert is_torn(_generation(0, 1.06))
+    assert not is_torn(_generation(0, 1.04))
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, True), (1.01, True), (1.2, False)])
