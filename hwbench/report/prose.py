@@ -25,7 +25,9 @@ def _headline(study: Study) -> str:
     if study.decision.verdict == "none" or chosen is None:
         return "hip none of these models"
     if study.decision.verdict == "dense":
-        return f"hip the dense model on {chosen.candidate.backend.label}"
+        precision = chosen.candidate.export.precision
+        words = "" if precision == "fp32" else f" in {precision}"
+        return f"hip the dense model{words} on {chosen.candidate.backend.label}"
     return f"hip {chosen.candidate.label}"
 
 

@@ -446,3 +446,18 @@ def test_values_of_a_failed_candidate_are_not_drawn() -> None:
     assert any(DEAD.message in line for line in drawn.absent)
     assert look.known(rows[2], "top1") is None
     assert isinstance(rows[2].values["top1"], Value)
+
+
+def test_the_title_says_in_which_precision_the_dense_model_ships() -> None:
+    whole = candidate()
+    small = dataclasses.replace(whole, export=dataclasses.replace(whole.export, precision="int8"))
+    rows = [synthetic.result(who, {"top1": 0.9, "latency_p50": 1e-3}) for who in (whole, small)]
+    run = synthetic.study(rows, decide(rows, synthetic.recipe(), synthetic.target()))
+    titles = {
+        key: prose.headline(
+            dataclasses.replace(run, decision=dataclasses.replace(run.decision, chosen=key))
+        )
+        for key in (whole.key, small.key)
+    }
+    assert titles[whole.key] == "Ship the dense model on onnxruntime"
+    assert titles[small.key] == "Ship the dense model in int8 on onnxruntime"
