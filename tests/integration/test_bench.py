@@ -70,8 +70,9 @@ def test_raw_samples_are_kept_by_process(house: House) -> None:
         for line in path.read_text().splitlines()
         if '"wall"' in line
     ]
-    # R, its copy S, dense int8, the two pruned candidates; two generations of each.
-    assert len(processes) == 2 * 5
+    # R, its copy S, dense int8, the two pruned candidates; two generations of each, and one that
+    # was made again if the machine was busy.
+    assert len(processes) in (2 * 5, 3 * 5)
     for process in processes:
         assert process["visits"]
         assert all(second > 0 for visit in process["visits"] for second in visit["wall"])
