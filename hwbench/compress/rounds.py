@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Scores = Mapping[str, float]
+
+_OTHER = 1_000_003
+"""Added to a seed where other weights than the dense model began with are wanted."""
 Way = Callable[[CompressionSpec, Workload, "nn.Module", Progress], tuple[Pruned, Scores]]
 
 
@@ -110,7 +113,7 @@ def draw(
     for index, step in enumerate(steps):
         found = _cut(spec, workload, made.model, step.sparsity)
         chance = spec.ticket == "random" and step is steps[-1]
-        weights = _fresh(spec, workload, seed=spec.seed + 1_000_003) if chance else early
+        weights = _fresh(spec, workload, seed=spec.seed + _OTHER) if chance else early
         made = _worn(spec, workload, found, weights)
         fit(
             made.model,
@@ -133,7 +136,7 @@ def anew(
     (Liu et al. 2019, "Rethinking the Value of Network Pruning", train so from scratch).
     """
     found = _cut(spec, workload, model, spec.sparsity)
-    made = _worn(spec, workload, found, _fresh(spec, workload, seed=spec.seed + 1_000_003))
+    made = _worn(spec, workload, found, _fresh(spec, workload, seed=spec.seed + _OTHER))
     fit(
         made.model,
         workload,
