@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,16 @@ from hwbench.kernels.problem import WHOLE, Config, Kernel, Problem, kernel, wind
 ROUNDS = 8
 DENSE_FROM = 0.3
 """Density from which dense kernels are timed beside the sparse ones (tried from `TRY_FROM`)."""
-BLOCKED_BELOW = 1.5
+PAIRS_FROM = 0.15
+"""Density from which rows share so many taps that shared lists are tried."""
+SINGLE_BELOW = 0.4
+"""Density below which a list per row is tried; above, shared lists always won."""
+BLOCKED_BELOW = 1.3
 """Row blocks are tried when at most so many times more is stored than with single rows."""
+MOST = 9
+"""Configurations a layer that are worth timing."""
+PANEL_BYTES = 28 << 10
+"""Of the input that a K block reads again for every row: a little less than first-level caches."""
 THIN = 8
 """Layers with fewer rows or taps are computed dense: their lists would be overhead alone."""
 
@@ -63,8 +72,7 @@ class Chooser:
 
     def __call__(self, problem: Problem) -> Config:
         """Return the configuration for a problem."""
-        found = sorted(candidates(problem, self.made), key=lambda c: predicted(problem, c, Core()))
-        found = _one_of_each_first(found)
+        found = _ranked(problem, candidates(problem, self.made))[:MOST]
         if len(found) == 1 or not self.made.native:
             return found[0]
         key = problem.signature
@@ -84,16 +92,20 @@ class Chooser:
         self.new.clear()
 
 
-def _one_of_each_first(configs: Sequence[Config]) -> list[Config]:
-    """Return the likeliest of each kind (sparse, blocks, dense, fused) before the others.
+def _ranked(problem: Problem, configs: Sequence[Config]) -> list[Config]:
+    """Return configurations, the likeliest of each kind (lists, fused) first, then the seconds.
 
     When the time ends early each kind has then been timed: sparse is not taken for want of a
     rival.
     """
-    best: dict[tuple[int, bool], Config] = {}
-    for config in configs:
-        best.setdefault((config.row_block, config.fuse), config)
-    return list(dict.fromkeys([*best.values(), *configs]))
+    cycles = {config: predicted(problem, config, Core()) for config in configs}
+    ranks: dict[tuple[int, bool, bool], int] = defaultdict(int)
+    places = {}
+    for config in sorted(configs, key=cycles.__getitem__):
+        kind = config.row_block, config.pairs, config.fuse
+        places[config] = ranks[kind], cycles[config]
+        ranks[kind] += 1
+    return sorted(configs, key=places.__getitem__)
 
 
 def clock(threads: int) -> float:
@@ -168,7 +180,10 @@ def candidates(problem: Problem, made: Machine) -> list[Config]:
     dense = density > DENSE_FROM or min(problem.rows, problem.matrix.shape[1]) <= THIN
     found: list[Config] = []
     if density < 1 - TRY_FROM:
-        found += _single(problem, made)
+        if density < SINGLE_BELOW:
+            found += _single(problem, made)
+        if density > PAIRS_FROM:
+            found += _pairs(problem, made)
         if fours < BLOCKED_BELOW * density:
             found += _rows(problem, made, 4)
         elif pairs < BLOCKED_BELOW * density:
@@ -183,16 +198,23 @@ def candidates(problem: Problem, made: Machine) -> list[Config]:
 def _single(problem: Problem, made: Machine) -> Iterator[Config]:
     """Return configurations in which every row has its own list."""
     wide = 14 if made.registers > 16 else 12
-    low, high = _cuts(problem)
-    for vectors, group in ((wide, 1), (wide // 2, 2)):
-        for k_block in (low, high):
-            yield Config(_fit(problem, vectors), k_block, 1, group)
-    if isinstance(problem.target, Blocked):
-        yield Config(_fit(problem, wide), WHOLE)
-    else:
-        yield Config(_fit(problem, wide // 2), low, 1, 1, True)
-        yield Config(_fit(problem, 4), low, 1, 2, True)
-        yield Config(_fit(problem, 4), high, 1, 2)
+    half = _fit(problem, wide // 2)
+    yield Config(_fit(problem, wide), _panel(problem, _fit(problem, wide)))
+    yield Config(half, _panel(problem, half))
+    for group in (2, 4) if made.registers > 16 else (2,):
+        yield Config(half, _panel(problem, half, times=2), 1, group)
+        if not isinstance(problem.target, Blocked):
+            yield Config(half, _panel(problem, half, times=2, pack=True), 1, group, True)
+
+
+def _pairs(problem: Problem, made: Machine) -> Iterator[Config]:
+    """Return configurations that load the taps of two rows once and skip all their zeros."""
+    wide = 14 if made.registers > 16 else 6
+    fit = _fit(problem, max(wide // 2, 4))
+    yield Config(fit, _panel(problem, fit), 2, pairs=True)
+    yield Config(_fit(problem, wide), _panel(problem, _fit(problem, wide)), 2, pairs=True)
+    if not isinstance(problem.target, Blocked):
+        yield Config(fit, _panel(problem, fit, pack=True), 2, pack=True, pairs=True)
 
 
 def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
@@ -212,14 +234,16 @@ def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
 def _fused(problem: Problem, made: Machine, others: Sequence[Config]) -> Iterator[Config]:
     """Return configurations that compute the depthwise layer while they pack, for the same rows."""
     low, _ = _cuts(problem)
-    heights = {config.row_block for config in others}
+    kinds = sorted({(config.row_block, config.pairs) for config in others})
     narrow = 1 if made.registers > 16 else 2
     # Panels of 7 vectors stay in the first-level cache; 14 never won by more than the noise.
     sizes = {1: ((7, 1), (7, 2), (4, 2)), 2: ((7, 1),), 4: ((4, 1),), 8: ((2, 1),)}
-    for height in sorted(heights):
+    for height, pairs in kinds:
         for vectors, group in sizes[height]:
             fit = _fit(problem, max(vectors // (1 if height == 1 else narrow), 1))
-            yield Config(fit, low if height == 1 else WHOLE, height, group, pack=True, fuse=True)
+            k_block = low if height == 1 else WHOLE
+            k_block = _panel(problem, fit, pack=True) if pairs else k_block
+            yield Config(fit, k_block, height, group, pack=True, fuse=True, pairs=pairs)
 
 
 def _cuts(problem: Problem) -> tuple[int, int]:
@@ -230,6 +254,26 @@ def _cuts(problem: Problem) -> tuple[int, int]:
     if window > 1:
         low, high = low * window, high * window
     return (low if low < taps else WHOLE), (high if high < taps else WHOLE)
+
+
+def _panel(problem: Problem, vectors: int, *, times: int = 1, pack: bool = False) -> int:
+    """Return the taps of a K block, in whole channels, whose input stays in the first cache.
+
+    With `times`, so many times that: where few weights are left, longer lists pay more.
+    """
+    kernel, lanes = problem.window.kernel, problem.target.lanes
+    window, target = kernel[0] * kernel[1], problem.target
+    if pack or window == 1:
+        read = window * vectors
+    elif isinstance(target, Blocked):
+        wide = min(vectors, target.block[1])
+        (sh, sw), high = problem.window.stride, max(vectors // wide, 1)
+        read = ((high - 1) * sh + kernel[0]) * ((wide - 1) * sw + kernel[1])
+    else:
+        read = vectors + -(-(kernel[0] - 1) * target.row // lanes) + 1
+    channels = max(PANEL_BYTES // (read * lanes * 4), 4)
+    taps = (channels // 8 * 8 or channels) * window * times
+    return taps if taps < problem.matrix.shape[1] else WHOLE
 
 
 def _fit(problem: Problem, cap: int) -> int:
@@ -247,21 +291,24 @@ def predicted(problem: Problem, config: Config, core: Core) -> float:
     lists, steps = _steps(problem, config.row_block, k_block)
     steps *= 1.08 if config.group > 1 else 1.0
     r, g = config.row_block, config.group
-    fused = r * vectors / core.fused
+    # Multiply-adds of each vector, and values to load, a step.
+    each = problem.density * problem.matrix.size / max(steps, 1) if config.pairs else r
+    fused = each * vectors / core.fused
     aligned = isinstance(problem.target, Blocked) or config.pack
     per_line = (1.0 if aligned else 1.6) * _depth(problem, config, vectors, k_block, core)
-    loads = (vectors * per_line + r + 1) / core.loads
+    loads = (vectors * per_line + each + 1) / core.loads
     one = max(fused, loads) + 0.75
     step = max(one, core.latency / g)
     ends = 2.0 * r * vectors * (1.0 if k_blocks == 1 else 1.5)
-    cycles = steps * step + lists * (ends + core.per_segment / g)
+    starts = core.per_segment * (0.5 * ((1 << r) - 1) if config.pairs else 1 / g)
+    cycles = steps * step + lists * (ends + starts)
     if config.pack and not config.fuse:
         cycles += taps * vectors * 2.0
     if problem.before is not None and not config.fuse:
         # What the depthwise layer stores and this one loads again.
         size = taps * vectors * tile_count * problem.target.lanes * 4
         cycles += taps * vectors * (core.beyond_l1 if size <= core.l2_bytes else core.beyond_l2)
-    cycles += _stream(problem, steps * r, core)
+    cycles += _stream(problem, steps * each, core)
     return tile_count * cycles
 
 

@@ -37,11 +37,14 @@ class Encoded:
     group: int
     stored: int
     """Values walked, padding included: what the kernel multiplies per pixel."""
+    starts: Ints | None = None
+    """First offset of every list, where pairs of rows have two (`encode_pairs`)."""
 
     @property
-    def arrays(self) -> tuple[Ints, Ints, Ints, Ints, Floats]:
-        """The five tables, in the order the kernel takes them."""
-        return self.blocks, self.rows, self.steps, self.offsets, self.values
+    def arrays(self) -> tuple[NDArray[np.int32] | Floats, ...]:
+        """The tables, in the order the kernel takes them."""
+        found = (self.blocks, self.rows, self.steps, self.offsets, self.values)
+        return found if self.starts is None else (*found, self.starts)
 
 
 def encode(
@@ -88,6 +91,47 @@ def encode(
         row_block,
         group,
         stored,
+    )
+
+
+def encode_pairs(weights: Floats, offsets: NDArray[np.int64], k_block: int) -> Encoded:
+    """Return `weights` (rows, taps) as two lists per pair of rows, so that no tap is read twice.
+
+    First come the taps that both rows have, then, side by side, those that one alone has (the
+    shorter of these padded as in `encode`). A step is one offset and two values in the first
+    list, two of each in the second. ``steps`` (segments * 2 + 1) has the first step of each list,
+    ``starts`` (segments * 2) its first offset.
+    """
+    count, taps = weights.shape
+    full = np.zeros((round_up(count, 2), taps), np.float32)
+    full[:count] = weights
+    pairs = full.reshape(-1, 2, taps)
+    blocks, rows, steps, starts, places, values = [0], [], [0], [], [], []
+    for start in range(0, taps, k_block):
+        for number, pair in enumerate(pairs):
+            here = pair[:, start : start + k_block] != 0
+            shared = np.nonzero(here.all(0))[0] + start
+            own, other = _segment(pair[:, None], here & ~here.all(0), np.arange(2), start)
+            for at, value in ((shared, pair[:, shared].T), (own, other)):
+                starts.append(sum(map(len, places[-1:])) + starts[-1] if starts else 0)
+                places.append(offsets[at].ravel())
+                values.append(value.ravel())
+                steps.append(steps[-1] + len(at))
+            rows.append(2 * number)
+        blocks.append(len(rows))
+    size, stored = starts[-1] + len(places[-1]), 2 * steps[-1]
+    places.append(np.zeros(_room(size) - size, np.int64))
+    values.append(np.zeros(2 * (_room(steps[-1]) - steps[-1]), np.float32))
+    return Encoded(
+        np.array(blocks, np.int32),
+        np.array(rows, np.int32),
+        np.array(steps, np.int32),
+        np.concatenate(places).astype(np.int32),
+        np.concatenate(values).astype(np.float32),
+        2,
+        1,
+        stored,
+        np.array(starts, np.int32),
     )
 
 

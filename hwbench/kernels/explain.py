@@ -110,19 +110,14 @@ def _why(made: Made, contest: Mapping[str, float]) -> str:
         return f"lists for one row of input are not tried below {1 - SELL_BELOW:.0%}"
     if made.form == "dense" and 1 - made.density < TRY_FROM:
         return f"sparse kernels are not tried below {TRY_FROM:.0%}"
-    best: dict[int, float] = {}
+    best: dict[str, float] = {}
     for label, seconds in contest.items():
-        height = Config.height(label)
-        best[height] = min(best.get(height, seconds), seconds)
+        lists = Config.lists(label)
+        best[lists] = min(best.get(lists, seconds), seconds)
     if len(best) > 1:
-        told = (
-            f"{s * 1e6:.0f} µs {_LISTS.get(h, f'a list per {h} rows')}" for h, s in best.items()
-        )
+        told = (f"{seconds * 1e6:.0f} µs {lists}" for lists, seconds in best.items())
         return f"alone it took {', '.join(told)}"
     return "the cost model expects no gain from skipping them" if made.form == "dense" else ""
-
-
-_LISTS = {1: "with a list per row"}
 
 
 def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, list[float]]:

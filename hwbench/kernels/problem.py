@@ -22,7 +22,8 @@ class Config:
 
     ``vectors`` of pixels a tile, ``k_block`` taps at a time, ``row_block`` outputs sharing a
     list, ``group`` lists walked together, ``pack`` the taps of a tile first, ``fuse`` the
-    depthwise layer before into this packing.
+    depthwise layer before into this packing; with ``pairs`` two rows share the list of the
+    taps that both have and no more (`encode.encode_pairs`).
     """
 
     vectors: int
@@ -31,22 +32,29 @@ class Config:
     group: int = 1
     pack: bool = False
     fuse: bool = False
+    pairs: bool = False
 
     @property
     def label(self) -> str:
         """The configuration on one line, for tables."""
         size = f"V{self.vectors} K{self.k_block} {self.row_block}x1 G{self.group}"
+        size = f"{size} {PAIRS}" if self.pairs else size
         size = f"{size} pack" if self.pack else size
         return f"{size} {FUSED}" if self.fuse else size
 
     @staticmethod
-    def height(label: str) -> int:
-        """Return the row block that a label names."""
-        return int(label.split()[2].partition("x")[0])
+    def lists(label: str) -> str:
+        """Return which rows share a list, in words, from a label."""
+        rows = label.split()[2].partition("x")[0]
+        if PAIRS in label:
+            return "with shared and own lists per 2 rows"
+        return "with a list per row" if rows == "1" else f"a list per {rows} rows"
 
 
 FUSED = "depthwise"
 """In a label: the depthwise layer before is part of the kernel."""
+PAIRS = "pairs"
+"""In a label: two rows share a list of what both have, and have one of their own each."""
 WHOLE = 1 << 20
 """A K block that no layer fills: no blocking."""
 WINDOW_VECTORS = 7
@@ -175,7 +183,12 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     k_block = min(config.k_block, taps)
     before = p.before if config.fuse else None
     places = np.arange(taps) % k_block if config.pack else p.offsets
-    coded = encode.encode(p.matrix, places, k_block, config.row_block, config.group)
+    if config.pairs:
+        coded = encode.encode_pairs(p.matrix, places, k_block)
+    else:
+        coded = encode.encode(p.matrix, places, k_block, config.row_block, config.group)
+    # Places in a panel are small numbers.
+    short = config.pack and k_block <= np.iinfo(np.int16).max
     source, window, x_image = p.source, p.window, p.x_image
     if before is not None:
         source, window = before.source, before.window
@@ -196,8 +209,8 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         k_block=k_block,
         row_block=config.row_block,
         group=config.group,
-        segments=len(coded.steps) - 1,
-        steps=len(coded.offsets) // config.group,
+        segments=len(coded.rows) // config.group,
+        steps=len(coded.values) // (config.group * config.row_block),
         pack=config.pack,
         masked=mask is not None,
         epilogue=p.epilogue,
@@ -206,11 +219,17 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         planes=p.planes,
         parallel=p.threads > 1 and not overlapping(walk, p.target.lanes),
         stencil=None if before is None else template.Stencil(before.taps, before.epilogue),
+        pairs=config.pairs,
+        offsets=len(coded.offsets),
+        short=short,
     )
     bias = np.zeros(p.planes, np.float32)
     bias[: p.rows] = p.bias
     starts = p.offsets if before is None else np.arange(taps) * before.x_plane
-    constants = [starts.astype(np.int32), tile_x, tile_y, *coded.arrays, bias]
+    tables = list(coded.arrays)
+    if short:
+        tables[3] = coded.offsets.astype(np.int16)
+    constants = [starts.astype(np.int32), tile_x, tile_y, *tables, bias]
     if before is not None and before.weights is not None and before.bias is not None:
         constants += [np.ascontiguousarray(before.weights.reshape(-1)), before.bias]
     if mask is not None:

@@ -8,7 +8,7 @@ over K keeps the part of the input that is being read in the first-level cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,11 @@ class Shape:
     planes: int
     parallel: bool = False
     stencil: Stencil | None = None
+    pairs: bool = False
+    """Two lists a pair of rows, see `encode.encode_pairs`; ``offsets`` then counts theirs."""
+    offsets: int = 0
+    short: bool = False
+    """Offsets have 16 bits."""
 
 
 def vectors(lanes: int, store: Callable[[Any], None]) -> None:
@@ -184,9 +189,12 @@ class _Writer:
         self.ty = argument("ty", s.tiles, "int32")
         self.blocks = argument("blocks", k_blocks + 1, "int32")
         self.rows = argument("rows", s.segments * s.group, "int32")
-        self.steps = argument("steps", s.segments + 1, "int32")
-        self.offsets = argument("offsets", s.steps * s.group, "int32")
+        lists = s.segments * (2 if s.pairs else 1)
+        self.steps = argument("steps", lists + 1, "int32")
+        self.offsets = argument("offsets", s.offsets, "int16" if s.short else "int32")
         self.values = argument("values", s.steps * s.group * s.row_block)
+        if s.pairs:
+            self.starts = argument("starts", lists, "int32")
         self.bias = argument("bias", s.planes)
         self.width = len(s.vx) * s.lanes
         if s.stencil is not None:
@@ -263,8 +271,7 @@ class _Writer:
                 segment,
                 tile,
             )
-            with T.serial(0, self.steps[segment + 1] - self.steps[segment]) as step:
-                self._step(sums, self.steps[segment] + step, tile)
+            self._lists(sums, segment, tile)
             self._each(
                 lambda at, y, row, lane, v: T.buffer_store(
                     self.y, self._ended(sums[at], y, tile, v, lane) if last else sums[at], [y]
@@ -285,19 +292,45 @@ class _Writer:
                         y = row * s.target.plane + self.ty[tile] + vy + lane
                         store(at + lane, y, row, lane, v)
 
+    def _lists(self, sums: Any, segment: Any, tile: Any) -> None:
+        """Write the loops over a segment's lists."""
+        steps = self.steps
+        if not self.s.pairs:
+            with T.serial(0, steps[segment + 1] - steps[segment]) as step:
+                self._step(sums, steps[segment] + step, tile)
+            return
+        for own in (0, 1):
+            number = segment * 2 + own
+            with T.serial(0, steps[number + 1] - steps[number]) as step:
+                place = self.starts[number] + step * (1 + own)
+                self._pair(sums, steps[number] + step, [place, place + own], tile)
+
+    def _pair(self, sums: Any, step: Any, places: Sequence[Any], tile: Any) -> None:
+        """Write one step of a pair of rows: each row's value times the input at its place."""
+        s = self.s
+        for v, vx in enumerate(s.vx):
+            for row, place in enumerate(places):
+                at = row * self.width + v * s.lanes
+                with T.vectorized(0, s.lanes) as lane:
+                    x = self._input(T.cast(self.offsets[place], "int32"), v, vx, lane, tile)
+                    value = sums[at + lane] + self.values[step * 2 + row] * x
+                    T.buffer_store(sums, value, [at + lane])
+
+    def _input(self, place: Any, v: int, vx: int, lane: Any, tile: Any) -> Any:
+        if self.panel is not None:
+            return self.panel[place * self.width + v * self.s.lanes + lane]
+        return self.x[place + self.tx[tile] + vx + lane]
+
     def _step(self, sums: Any, step: Any, tile: Any) -> None:
         s = self.s
         for g in range(s.group):
-            place = self.offsets[step * s.group + g]
+            place = T.cast(self.offsets[step * s.group + g], "int32")
             for b in range(s.row_block):
                 value = self.values[(step * s.group + g) * s.row_block + b]
                 for v, vx in enumerate(s.vx):
                     at = (g * s.row_block + b) * self.width + v * s.lanes
                     with T.vectorized(0, s.lanes) as lane:
-                        if self.panel is not None:
-                            x = self.panel[place * self.width + v * s.lanes + lane]
-                        else:
-                            x = self.x[place + self.tx[tile] + vx + lane]
+                        x = self._input(place, v, vx, lane, tile)
                         T.buffer_store(sums, sums[at + lane] + value * x, [at + lane])
 
     def _ended(self, value: Any, y: Any, tile: Any, v: int, lane: Any) -> Any:

@@ -668,6 +668,34 @@ def test_encoding_holds_the_matrix(
 
 
 @given(
+    rows=st.integers(1, 20), taps=st.integers(1, 40), k_block=st.integers(1, 50),
+    seed=st.integers(0, 99), zeros=st.sampled_from(KINDS),
+)  # fmt: skip
+@settings(deadline=None)
+def test_pairs_hold_the_matrix_and_read_no_tap_twice(
+    rows: int, taps: int, k_block: int, seed: int, zeros: str
+) -> None:
+    matrix = pruned(np.random.default_rng(seed), (rows, taps), zeros)
+    coded = encode.encode_pairs(matrix, np.arange(taps), k_block)
+    assert coded.starts is not None
+    whole = np.zeros((layouts.round_up(rows, 2), taps))
+    for segment, first in enumerate(coded.rows):
+        seen: list[int] = []
+        for own in (0, 1):
+            number = 2 * segment + own
+            for index, step in enumerate(range(coded.steps[number], coded.steps[number + 1])):
+                place = coded.starts[number] + index * (1 + own)
+                for row in (0, 1):
+                    tap, value = coded.offsets[place + own * row], coded.values[step * 2 + row]
+                    whole[first + row, tap] += value
+                    if value and (own or row):
+                        seen.append(tap)
+        assert len(seen) == len(set(seen))
+    np.testing.assert_array_equal(whole[:rows], matrix)
+    assert not whole[rows:].any()
+
+
+@given(
     rows=st.integers(1, 40), columns=st.integers(1, 30), seed=st.integers(0, 99),
     zeros=st.sampled_from(KINDS), lanes=st.sampled_from([4, 8, 16]),
 )  # fmt: skip
@@ -768,12 +796,12 @@ def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(choose, "timed", timed)
     made = build.machine()
     chosen = choose.Chooser(made)(problem)
-    kinds = {config.row_block for config in asked}
-    assert kinds >= {1, 4, 8}
-    assert {config.row_block for config in asked[: len(kinds)]} == kinds
+    kinds = {(config.row_block, config.pairs) for config in asked}
+    assert kinds >= {(2, True), (4, False), (8, False)}
+    assert {(config.row_block, config.pairs) for config in asked[: len(kinds)]} == kinds
     key = [choose.predicted(problem, config, choose.Core()) for config in asked]
     assert chosen == asked[key.index(min(key))] == asked[0]
-    assert len(asked) == len(choose.candidates(problem, made))
+    assert len(asked) == min(len(choose.candidates(problem, made)), choose.MOST)
 
 
 def test_the_reason_names_what_was_tried() -> None:
@@ -789,6 +817,8 @@ def test_the_reason_names_what_was_tried() -> None:
     assert "50% of the network" in few
     both = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "V2 K9 1x1 G1": 2e-5, "V3 K9 1x1 G1": 3e-5})
     assert "10 µs a list per 8 rows, 20 µs with a list per row" in both
+    pairs = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "V7 K9 2x1 G1 pairs": 2e-5})
+    assert "20 µs with shared and own lists per 2 rows" in pairs
     assert "cost model" in told("dense", 0.5, {})
     assert "nothing to skip" in told("depthwise", 0.5, {})
     inside = lower.Made("d", "", "depthwise", 1.0, 1e6, within="p")
@@ -817,9 +847,9 @@ def test_a_layer_where_dense_is_faster_is_computed_dense(tmp_path: Path) -> None
         return choose.candidates(problem, made)[0]
 
     lower.lower(graph.read(path, 1), made, seen)
-    for problem, quick in zip(problems, (8, 1), strict=True):
+    for problem, quick in zip(problems, (8, 2), strict=True):
         found = choose.candidates(problem, made)
-        assert {c.row_block for c in found} >= {1, 4, 8}
+        assert {c.row_block for c in found} >= {2, 4, 8}
         times = {c.label: 1e-5 if c.row_block == quick else 3e-5 for c in found}
         kept.keep({problem.signature: times})
     chooser = choose.Chooser(made, 20.0, kept)
@@ -829,7 +859,7 @@ def test_a_layer_where_dense_is_faster_is_computed_dense(tmp_path: Path) -> None
     np.testing.assert_allclose(answers, theirs(model, x), rtol=1e-4, atol=1e-5)
     dense, sparse = explain.rows(layers, {}, contests=chooser.times)
     assert "10 µs a list per 8 rows" in dense.text
-    assert "30 µs with a list per row" in dense.text
+    assert "30 µs with shared and own lists per 2 rows" in dense.text
     assert not dense.sparse
     assert sparse.sparse
 
