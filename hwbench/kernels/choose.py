@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ import tvm
 
 from hwbench.kernels import TRY_FROM
 from hwbench.kernels.build import Machine
-from hwbench.kernels.layouts import Blocked, tiles
+from hwbench.kernels.layouts import Blocked, Planar, tiles
 from hwbench.kernels.memory import Memory
 from hwbench.kernels.problem import WHOLE, Config, Kernel, Problem, kernel, window_kernel
 
@@ -37,6 +38,8 @@ MOST = 9
 """Configurations a layer that are worth timing."""
 PANEL_BYTES = 28 << 10
 """Of the input that a K block reads again for every row: a little less than first-level caches."""
+WIDE = 8
+"""Vectors a tile from which packing never won."""
 THIN = 8
 """Layers with fewer rows or taps are computed dense: their lists would be overhead alone."""
 
@@ -199,22 +202,37 @@ def _single(problem: Problem, made: Machine) -> Iterator[Config]:
     """Return configurations in which every row has its own list."""
     wide = 14 if made.registers > 16 else 12
     half = _fit(problem, wide // 2)
-    yield Config(_fit(problem, wide), _panel(problem, _fit(problem, wide)))
-    yield Config(half, _panel(problem, half))
+    times = 2 if problem.window.kernel == (1, 1) else 1
+    yield from _read(problem, _fit(problem, wide), Config(0, 0))
+    yield from _read(problem, half, Config(0, 0))
     for group in (2, 4) if made.registers > 16 else (2,):
-        yield Config(half, _panel(problem, half, times=2), 1, group)
-        if not isinstance(problem.target, Blocked):
-            yield Config(half, _panel(problem, half, times=2, pack=True), 1, group, True)
+        yield from _read(problem, half, Config(0, 0, 1, group), times)
 
 
 def _pairs(problem: Problem, made: Machine) -> Iterator[Config]:
     """Return configurations that load the taps of two rows once and skip all their zeros."""
     wide = 14 if made.registers > 16 else 6
-    fit = _fit(problem, max(wide // 2, 4))
-    yield Config(fit, _panel(problem, fit), 2, pairs=True)
-    yield Config(_fit(problem, wide), _panel(problem, _fit(problem, wide)), 2, pairs=True)
-    if not isinstance(problem.target, Blocked):
-        yield Config(fit, _panel(problem, fit, pack=True), 2, pack=True, pairs=True)
+    for vectors in (max(wide // 2, 4), wide):
+        yield from _read(problem, _fit(problem, vectors), Config(0, 0, 2, pairs=True))
+
+
+def _read(problem: Problem, vectors: int, kind: Config, times: int = 1) -> Iterator[Config]:
+    """Return `kind` with so many vectors a tile, for each way to read a layer's input.
+
+    From where it lies, packed, or from shifted copies, where rows are whole vectors and a window
+    reads beside them.
+    """
+    ways = [kind]
+    if isinstance(problem.source, Planar):
+        shift = problem.window.kernel[1] > 1 and problem.source.row % problem.source.lanes == 0
+        if shift:
+            ways = [dataclasses.replace(kind, shift=True)]
+        elif vectors < WIDE:
+            ways.append(dataclasses.replace(kind, pack=True))
+    for way in ways:
+        yield dataclasses.replace(
+            way, vectors=vectors, k_block=_panel(problem, way, vectors, times)
+        )
 
 
 def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
@@ -242,7 +260,7 @@ def _fused(problem: Problem, made: Machine, others: Sequence[Config]) -> Iterato
         for vectors, group in sizes[height]:
             fit = _fit(problem, max(vectors // (1 if height == 1 else narrow), 1))
             k_block = low if height == 1 else WHOLE
-            k_block = _panel(problem, fit, pack=True) if pairs else k_block
+            k_block = _panel(problem, Config(0, 0, pack=True), fit) if pairs else k_block
             yield Config(fit, k_block, height, group, pack=True, fuse=True, pairs=pairs)
 
 
@@ -256,23 +274,24 @@ def _cuts(problem: Problem) -> tuple[int, int]:
     return (low if low < taps else WHOLE), (high if high < taps else WHOLE)
 
 
-def _panel(problem: Problem, vectors: int, *, times: int = 1, pack: bool = False) -> int:
+def _panel(problem: Problem, way: Config, vectors: int, times: int = 1) -> int:
     """Return the taps of a K block, in whole channels, whose input stays in the first cache.
 
-    With `times`, so many times that: where few weights are left, longer lists pay more.
+    With `times`, so many times that: longer lists pay more where few weights are left of few.
     """
     kernel, lanes = problem.window.kernel, problem.target.lanes
     window, target = kernel[0] * kernel[1], problem.target
-    if pack or window == 1:
+    if way.pack or window == 1:
         read = window * vectors
     elif isinstance(target, Blocked):
         wide = min(vectors, target.block[1])
         (sh, sw), high = problem.window.stride, max(vectors // wide, 1)
         read = ((high - 1) * sh + kernel[0]) * ((wide - 1) * sw + kernel[1])
     else:
-        read = vectors + -(-(kernel[0] - 1) * target.row // lanes) + 1
-    channels = max(PANEL_BYTES // (read * lanes * 4), 4)
-    taps = (channels // 8 * 8 or channels) * window * times
+        read = vectors + math.ceil((kernel[0] - 1) * target.row / lanes)
+        read = read * kernel[1] if way.shift else read + 1
+    channels = PANEL_BYTES / (read * lanes * 4)
+    taps = max(round(channels / 8) * 8, 4) * window * times
     return taps if taps < problem.matrix.shape[1] else WHOLE
 
 
@@ -294,7 +313,7 @@ def predicted(problem: Problem, config: Config, core: Core) -> float:
     # Multiply-adds of each vector, and values to load, a step.
     each = problem.density * problem.matrix.size / max(steps, 1) if config.pairs else r
     fused = each * vectors / core.fused
-    aligned = isinstance(problem.target, Blocked) or config.pack
+    aligned = isinstance(problem.target, Blocked) or config.pack or config.shift
     per_line = (1.0 if aligned else 1.6) * _depth(problem, config, vectors, k_block, core)
     loads = (vectors * per_line + each + 1) / core.loads
     one = max(fused, loads) + 0.75
@@ -304,6 +323,8 @@ def predicted(problem: Problem, config: Config, core: Core) -> float:
     cycles = steps * step + lists * (ends + starts)
     if config.pack and not config.fuse:
         cycles += taps * vectors * 2.0
+    if config.shift:
+        cycles += taps / problem.window.kernel[0] * vectors * 2.0
     if problem.before is not None and not config.fuse:
         # What the depthwise layer stores and this one loads again.
         size = taps * vectors * tile_count * problem.target.lanes * 4

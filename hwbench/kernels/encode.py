@@ -106,20 +106,20 @@ def encode_pairs(weights: Floats, offsets: NDArray[np.int64], k_block: int) -> E
     full = np.zeros((round_up(count, 2), taps), np.float32)
     full[:count] = weights
     pairs = full.reshape(-1, 2, taps)
-    blocks, rows, steps, starts, places, values = [0], [], [0], [], [], []
+    blocks, rows, steps, starts, places, values = [0], [], [0], [0], [], []
     for start in range(0, taps, k_block):
         for number, pair in enumerate(pairs):
             here = pair[:, start : start + k_block] != 0
             shared = np.nonzero(here.all(0))[0] + start
             own, other = _segment(pair[:, None], here & ~here.all(0), np.arange(2), start)
             for at, value in ((shared, pair[:, shared].T), (own, other)):
-                starts.append(sum(map(len, places[-1:])) + starts[-1] if starts else 0)
                 places.append(offsets[at].ravel())
+                starts.append(starts[-1] + len(places[-1]))
                 values.append(value.ravel())
                 steps.append(steps[-1] + len(at))
             rows.append(2 * number)
         blocks.append(len(rows))
-    size, stored = starts[-1] + len(places[-1]), 2 * steps[-1]
+    size, stored = starts.pop(), 2 * steps[-1]
     places.append(np.zeros(_room(size) - size, np.int64))
     values.append(np.zeros(2 * (_room(steps[-1]) - steps[-1]), np.float32))
     return Encoded(

@@ -175,7 +175,12 @@ class Lowering:
 
     def _layout(self, height: int, width: int, halo: int) -> Layout:
         found = layouts.blocked(height, width, self.lanes, halo, SMALLEST_BLOCK)
-        return found or Planar.of(height, width, self.lanes, halo)
+        if found is not None:
+            return found
+        plain = Planar.of(height, width, self.lanes, halo)
+        # Rows of whole vectors, where they cost none: taps above and below are then aligned.
+        whole = Planar.of(height, width, self.lanes, halo, layouts.round_up(plain.row, self.lanes))
+        return whole if whole.core == plain.core else plain
 
     def _size(self, name: str) -> tuple[int, int]:
         shape = self.graph.shapes[name]

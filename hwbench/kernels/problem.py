@@ -23,7 +23,8 @@ class Config:
     ``vectors`` of pixels a tile, ``k_block`` taps at a time, ``row_block`` outputs sharing a
     list, ``group`` lists walked together, ``pack`` the taps of a tile first, ``fuse`` the
     depthwise layer before into this packing; with ``pairs`` two rows share the list of the
-    taps that both have and no more (`encode.encode_pairs`).
+    taps that both have and no more (`encode.encode_pairs`); with ``shift`` the input is first
+    copied so that every tap is aligned.
     """
 
     vectors: int
@@ -33,6 +34,7 @@ class Config:
     pack: bool = False
     fuse: bool = False
     pairs: bool = False
+    shift: bool = False
 
     @property
     def label(self) -> str:
@@ -40,6 +42,7 @@ class Config:
         size = f"V{self.vectors} K{self.k_block} {self.row_block}x1 G{self.group}"
         size = f"{size} {PAIRS}" if self.pairs else size
         size = f"{size} pack" if self.pack else size
+        size = f"{size} shift" if self.shift else size
         return f"{size} {FUSED}" if self.fuse else size
 
     @staticmethod
@@ -183,6 +186,9 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     k_block = min(config.k_block, taps)
     before = p.before if config.fuse else None
     places = np.arange(taps) % k_block if config.pack else p.offsets
+    shifts: tuple[int, ...] = ()
+    if config.shift:
+        shifts, places = _shifted(p)
     if config.pairs:
         coded = encode.encode_pairs(p.matrix, places, k_block)
     else:
@@ -222,11 +228,12 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         pairs=config.pairs,
         offsets=len(coded.offsets),
         short=short,
+        shifts=shifts,
     )
     bias = np.zeros(p.planes, np.float32)
     bias[: p.rows] = p.bias
     starts = p.offsets if before is None else np.arange(taps) * before.x_plane
-    tables = list(coded.arrays)
+    tables: list[Array] = list(coded.arrays)
     if short:
         tables[3] = coded.offsets.astype(np.int16)
     constants = [starts.astype(np.int32), tile_x, tile_y, *tables, bias]
@@ -235,6 +242,15 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     if mask is not None:
         constants.append(np.tile(mask, p.images))
     return Kernel(template.sparse_kernel(name, shape), tuple(constants), coded.stored)
+
+
+def _shifted(p: Problem) -> tuple[tuple[int, ...], NDArray[np.int64]]:
+    """Return by how much copies of the input are moved, and each tap's place in these copies."""
+    lanes = p.target.lanes
+    # The nearest whole vector: half of the lanes up or down.
+    rest = (p.offsets + lanes // 2) % lanes - lanes // 2
+    shifts, copy = np.unique(rest, return_inverse=True)
+    return tuple(map(int, shifts)), copy * (p.images * p.x_image) + p.offsets - rest
 
 
 def repeated(positions: tuple[int, ...], image: int, images: int) -> NDArray[np.int32]:

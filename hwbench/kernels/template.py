@@ -74,6 +74,8 @@ class Shape:
     offsets: int = 0
     short: bool = False
     """Offsets have 16 bits."""
+    shifts: tuple[int, ...] = ()
+    """The input is first copied once for each, moved by so many elements: taps are then aligned."""
 
 
 def vectors(lanes: int, store: Callable[[Any], None]) -> None:
@@ -205,11 +207,27 @@ class _Writer:
         if s.epilogue.residual:
             self.residual = argument("residual", s.y_size)
         self.y = argument("y", s.y_size)
+        if s.shifts:
+            self._shift()
         with (T.parallel if s.parallel else T.serial)(0, s.tiles) as tile:
             panel = min(s.k_block, s.taps) * self.width
             self.panel = T.alloc_buffer((panel,), "float32", scope="global") if s.pack else None
             self._tile(tile, k_blocks)
         halo(self.y, s.target, s.images, s.rows, s.planes, parallel=s.parallel)
+
+    def _shift(self) -> None:
+        """Write copies of the input, moved so that every tap is a whole number of vectors away.
+
+        Vectors that would reach over the input's ends are left out: no tap reads them.
+        """
+        s, x = self.s, self.x
+        self.x = T.alloc_buffer((len(s.shifts) * s.x_size,), "float32", scope="global")
+        for number, shift in enumerate(s.shifts):
+            first, last = int(shift < 0), s.x_size // s.lanes - int(shift > 0)
+            loop = T.parallel if s.parallel else T.serial
+            with loop(0, last - first) as vector, T.vectorized(0, s.lanes) as lane:
+                at = (vector + first) * s.lanes + lane
+                T.buffer_store(self.x, x[at + shift], [number * s.x_size + at])
 
     def _tile(self, tile: Any, k_blocks: int) -> None:
         s = self.s
