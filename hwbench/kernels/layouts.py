@@ -243,8 +243,7 @@ def _blocked_tiles(
     source: Blocked, target: Blocked, stride: tuple[int, int], vectors: int
 ) -> Tiles:
     (high, wide), (sh, sw) = target.block, stride
-    rows = max(1, min(vectors // wide, high))
-    ups, _ = cover(high, rows)
+    ups, rows = cover(high, max(1, min(vectors // wide, high)))
     acrosses, count = cover(wide, vectors)
     spots = [(i, j) for i in ups for j in acrosses]
     cells = [(i, j) for i in range(rows) for j in range(count)]

@@ -17,7 +17,7 @@ from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from hwbench.errors import StageError
-from hwbench.kernels import build, columns, encode, layouts, stencils, views
+from hwbench.kernels import build, columns, encode, layouts, moves, stencils, views
 from hwbench.kernels.between import Between
 from hwbench.kernels.build import Machine
 from hwbench.kernels.graph import Graph, Step
@@ -283,7 +283,7 @@ class Lowering:
         table = value.layout.index().reshape(-1).astype(np.int32)
         plane, pixels = value.layout.plane, len(table)
         tokens = len(shape) != 4  # planes of a linear layer: channels go last again
-        move = stencils.Move(
+        move = moves.Move(
             images=value.images,
             channels=value.channels,
             x_image=value.planes * plane,
@@ -293,12 +293,9 @@ class Lowering:
             y_step=value.channels if tokens else 1,
             x_size=value.images * value.planes * plane,
             y_size=math.prod(shape),
-            entries=pixels,
-            padded=False,
+            lanes=self.lanes,
         )
-        flat = self.call(
-            stencils.move_kernel(self.name("unpack"), move), [value.var, table], math.prod(shape)
-        )
+        flat = self._move("unpack", move, value.var, table)
         return self.builder.emit(relax.op.reshape(flat, shape))
 
     def _moved(self, name: str, table: NDArray[np.int32], key: Any, fill: float = 0.0) -> Any:
@@ -317,7 +314,7 @@ class Lowering:
             dtype = "float32"
             var, each = self.flat(name), shape[2] * shape[3]
             x_image, x_size = channels * each, math.prod(shape)
-        move = stencils.Move(
+        move = moves.Move(
             images=images,
             channels=channels,
             x_image=x_image,
@@ -327,13 +324,16 @@ class Lowering:
             y_step=1,
             x_size=x_size,
             y_size=images * planes * len(table),
-            entries=len(table),
+            lanes=self.lanes,
             fill=fill,
             dtype=dtype,
         )
-        function = stencils.move_kernel(self.name("move"), move)
-        self.cache[key] = self.call(function, [var, table], move.y_size, dtype)
+        self.cache[key] = self._move("move", move, var, table)
         return self.cache[key]
+
+    def _move(self, kind: str, move: moves.Move, var: Any, table: NDArray[np.int32]) -> Any:
+        function, constants = moves.move_kernel(self.name(kind), move, table)
+        return self.call(function, [var, *constants], move.y_size, move.dtype)
 
     def _index(self, name: str) -> NDArray[np.int64]:
         """Return where a value's pixels are inside a channel of its buffer."""
@@ -586,7 +586,7 @@ class Lowering:
             planes = layouts.round_up(channels, layouts.ROW_MULTIPLE)
             index = (np.arange(layout.width) * channels)[None]
             table = layouts.gather_table(layout, index)
-            move = stencils.Move(
+            move = moves.Move(
                 images=1,
                 channels=channels,
                 x_image=0,
@@ -596,10 +596,9 @@ class Lowering:
                 y_step=1,
                 x_size=math.prod(shape),
                 y_size=planes * layout.plane,
-                entries=layout.plane,
+                lanes=self.lanes,
             )
-            function = stencils.move_kernel(self.name("move"), move)
-            self.cache[key] = self.call(function, [self.flat(name), table], move.y_size)
+            self.cache[key] = self._move("move", move, self.flat(name), table)
         return self.cache[key]
 
     def _as_planes(self, view: View, layout: Planar) -> Any:

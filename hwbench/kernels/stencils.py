@@ -1,4 +1,4 @@
-"""The other kernels: windows over one plane, means, changes of layout, batch-1 linear layers."""
+"""The other kernels: windows over one plane, means, batch-1 linear layers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from tvm.script.ir_builder import tirx as T
 
 from hwbench.kernels.layouts import Blocked, Layout
 from hwbench.kernels.template import Epilogue, activate, argument, finish, halo
-
-WIDE = 16
-"""Elements that a change of layout gathers at a time, where whole vectors are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,55 +119,6 @@ def mean_kernel(
             for lane in range(1, lanes):
                 total = total + sums[lane]
             T.buffer_store(y, total * T.float32(1.0 / (layout.height * layout.width)), [number])
-
-    return finish(body, name)
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A change of layout: sizes and strides in elements, per image and channel.
-
-    Element ``e`` of a target plane comes from ``table[e]`` elements behind the start of the
-    source's channel; a negative entry gets ``fill``.
-    """
-
-    images: int
-    channels: int
-    x_image: int
-    x_channel: int
-    y_image: int
-    y_channel: int
-    y_step: int
-    x_size: int
-    y_size: int
-    entries: int
-    fill: float = 0.0
-    padded: bool = True
-    dtype: str = "float32"
-
-
-def move_kernel(name: str, m: Move) -> tirx.PrimFunc:
-    """Return ``(x, table, y)``, which copies every element of every plane."""
-
-    def body() -> None:
-        x = argument("x", m.x_size, m.dtype)
-        table = argument("table", m.entries, "int32")
-        y = argument("y", m.y_size, m.dtype)
-        fill = T.int32(int(m.fill)) if m.dtype == "int32" else T.float32(m.fill)
-        with T.serial(0, m.images * m.channels) as number:
-            image, channel = number // m.channels, number % m.channels
-            x_start = image * m.x_image + channel * m.x_channel
-            y_start = image * m.y_image + channel * m.y_channel
-            width = WIDE if m.entries % WIDE == 0 else 1
-            with T.serial(0, m.entries // width) as part, T.vectorized(0, width) as lane:
-                entry = part * width + lane
-                place = table[entry]
-                if m.padded:
-                    value = x[x_start + T.max(place, 0)]
-                    value = T.Select(place >= 0, value, fill)
-                else:
-                    value = x[x_start + place]
-                T.buffer_store(y, value, [y_start + entry * m.y_step])
 
     return finish(body, name)
 

@@ -1,5 +1,5 @@
 /* main FUNCTION KIND,SIZE,...: calls a function of layer.so without TVM's runtime. Argument N is
-   N.bin, of kind f or i (32 bits) and of these sizes; the last one is written to y.bin. */
+   N.bin, of kind f, i (32 bits) or s (16 bits) and of these sizes; the last one is written to y.bin. */
 #include <dlfcn.h>
 #include <dlpack/dlpack.h>
 #include <stdio.h>
@@ -70,7 +70,7 @@ int main(int argc, char **argv) {
     tensors[i].shape = shapes[i];
     tensors[i].strides = strides[i];
     tensors[i].dtype.code = argv[i + 2][0] == 'f' ? kDLFloat : kDLInt;
-    tensors[i].dtype.bits = 32;
+    tensors[i].dtype.bits = argv[i + 2][0] == 's' ? 16 : 32;
     tensors[i].dtype.lanes = 1;
     arguments[i].type_index = kTVMFFIDLTensorPtr;
     arguments[i].v_ptr = &tensors[i];

@@ -29,6 +29,7 @@ from hwbench.kernels import (
     layouts,
     lower,
     memory,
+    moves,
     roofs,
     template,
 )
@@ -712,6 +713,21 @@ def test_slices_hold_the_matrix(rows: int, columns: int, seed: int, zeros: str, 
     np.testing.assert_array_equal(whole[:rows], matrix)
 
 
+@given(
+    blocks=st.tuples(st.integers(1, 9), st.integers(1, 9)), lanes=st.sampled_from([4, 8, 16]),
+    halo=st.integers(0, 2), vectors=st.integers(1, 16),
+)  # fmt: skip
+def test_tiles_write_every_pixel_and_nothing_beside_them(
+    blocks: tuple[int, int], lanes: int, halo: int, vectors: int
+) -> None:
+    down, across = layouts.GRIDS[lanes]
+    size = down * blocks[0], across * blocks[1]
+    layout = layouts.Blocked(*size, lanes, halo, (down, across))
+    walk = layouts.tiles(layout, layout, layouts.Window((1, 1)), vectors)
+    written = {y + v for y in walk.y for v in walk.vy}
+    assert written == {int(at) // lanes * lanes for at in layout.index().reshape(-1)}
+
+
 def test_a_block_holds_its_neighbours_edges() -> None:
     layout = layouts.Blocked(8, 12, 16, 1, (4, 4))
     table = layouts.gather_table(layout, np.arange(96).reshape(8, 12))
@@ -719,6 +735,32 @@ def test_a_block_holds_its_neighbours_edges() -> None:
     above = table[layout.position(-1, 0) : layout.position(-1, 0) + 16].reshape(4, 4)
     assert (above[0] == -1).all()
     np.testing.assert_array_equal(above[1], [12, 15, 18, 21])
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@given(
+    size=st.integers(1, 80), count=st.integers(1, 70), step=st.sampled_from([1, 1, 3]),
+    near=st.booleans(), gaps=st.booleans(), fill=st.sampled_from([0.0, -math.inf]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(few, max_examples=10)
+def test_every_element_moves_to_its_place(
+    size: int, count: int, step: int, near: bool, gaps: bool, fill: float, seed: int, lanes: int
+) -> None:
+    """Put together from a few vectors or gathered, from anywhere in the source's channel."""
+    rng = np.random.default_rng(seed)
+    places = np.sort(rng.integers(0, size, count)) if near else rng.integers(0, size, count)
+    table = np.where(gaps & (rng.random(count) < 0.3), -1, places).astype(np.int32)
+    move = moves.Move(2, 3, 4 * size, size, 5 * count * step, count * step, step,
+                      8 * size, 10 * count * step, lanes, fill)  # fmt: skip
+    function, constants = moves.move_kernel("m", move, table)
+    library = tvm.compile(tvm.IRModule({"m": function}), target=MACHINES[lanes].target)
+    x = rng.standard_normal((2, 4, size)).astype(np.float32)
+    y = tvm.runtime.tensor(np.zeros(move.y_size, np.float32))
+    flat = tvm.runtime.tensor(x.reshape(-1))
+    library["m"](flat, *map(tvm.runtime.tensor, constants), y)
+    found = y.numpy().reshape(2, 5, count, step)[:, :3, :, 0]
+    np.testing.assert_array_equal(found, np.where(table < 0, fill, x[:, :3, table]))
 
 
 def test_an_operator_nobody_knows_is_named(tmp_path: Path) -> None:
