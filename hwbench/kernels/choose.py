@@ -192,7 +192,8 @@ def candidates(problem: Problem, made: Machine) -> list[Config]:
         elif pairs < BLOCKED_BELOW * density:
             found += _rows(problem, made, 2)
     if dense or not found:
-        found += [*_rows(problem, made, 4), *_rows(problem, made, 8)]
+        for row_block in (3, 4, 8):
+            found += _rows(problem, made, row_block)
     if problem.before is not None:
         found += _fused(problem, made, found)
     return list(dict.fromkeys(found))
@@ -241,6 +242,8 @@ def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
     narrow = 2 if made.registers <= 16 else 1
     sizes = {
         2: ((10, low), (10, high), (7, low), (7, high)),
+        # Blocks of 28 by 28 pixels are 7 vectors wide: nothing is computed twice.
+        3: ((7, WHOLE),),
         4: ((4, WHOLE), (4, high), (5, high), (6, WHOLE)),
         # Sixteen accumulators that share every weight eightfold: what dense layers like best.
         8: ((2, WHOLE), (2, low), (2, high), (3, low)),
@@ -257,7 +260,7 @@ def _fused(problem: Problem, made: Machine, others: Sequence[Config]) -> Iterato
     # Panels of 7 vectors stay in the first-level cache; 14 never won by more than the noise.
     sizes = {1: ((7, 1), (7, 2), (4, 2)), 2: ((7, 1),), 4: ((4, 1),), 8: ((2, 1),)}
     for height, pairs in kinds:
-        for vectors, group in sizes[height]:
+        for vectors, group in sizes.get(height, ()):
             fit = _fit(problem, max(vectors // (1 if height == 1 else narrow), 1))
             k_block = low if height == 1 else WHOLE
             k_block = _panel(problem, Config(0, 0, pack=True), fit) if pairs else k_block

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwbench.kernels.layouts import round_up
+from hwbench.kernels.layouts import ROW_MULTIPLE, round_up
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -53,15 +53,22 @@ def encode(
     """Return `weights` (rows, taps) as lists; tap ``t`` reads the input at ``offsets[t]``.
 
     A row block stores a tap when any of its rows has it. Rows are padded with zeros to whole
-    groups: the padded ones write to planes that nobody reads. Within a group the shorter lists
+    groups: the padded ones write to planes that nobody reads. Where these would be too many,
+    the last block begins earlier and overlaps the one before: its rows are computed twice, to
+    the same values, which needs a single K block. Within a group the shorter lists
     are padded with zero values at their own (or the group's) taps, where a dense layer
     multiplies by zero too: NaN spreads no further than it would there.
     """
     count, taps = weights.shape
     padded = round_up(count, row_block * group)
+    firsts = np.arange(0, padded, row_block)
+    if ROW_MULTIPLE % row_block and padded > round_up(count, ROW_MULTIPLE):
+        assert group == 1
+        assert k_block >= taps
+        firsts = np.minimum(firsts, max(count - row_block, 0))
     full = np.zeros((padded, taps), np.float32)
     full[:count] = weights
-    grouped = full.reshape(padded // row_block, row_block, taps)
+    grouped = full[firsts[:, None] + np.arange(row_block)]
     present = (grouped != 0).any(1)
     blocks, rows, steps, places, values = [0], [], [0], [], []
     for start in range(0, taps, k_block):
@@ -74,7 +81,7 @@ def encode(
             at, value = _segment(grouped, here, members, start)
             places.append(offsets[at].ravel())
             values.append(value.ravel())
-            rows.extend((members * row_block).tolist())
+            rows.extend(firsts[members].tolist())
             steps.append(steps[-1] + len(at))
         blocks.append(len(steps) - 1)
     stored = steps[-1] * group * row_block
