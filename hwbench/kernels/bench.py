@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import logging
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hwbench import registry
-from hwbench.kernels import build, choose, graph, roofs
+from hwbench.kernels import build, choose, graph, peer, roofs
 from hwbench.protocols import Backend, Session
 from hwbench.records import (
     Candidate,
@@ -63,6 +65,8 @@ class Line:
     error: float
     compiled: float
     """Seconds to choose and compile the kernels."""
+    peers: tuple[float | None, ...] = ()
+    """Ratios of ORT's time over the peers', None for one that cannot run the model."""
 
 
 def prune(model: onnx.ModelProto, sparsity: float, rows: int = 1) -> onnx.ModelProto:
@@ -173,6 +177,50 @@ def quantized(path: Path, x: NDArray[np.float32]) -> Path:
     return made
 
 
+class Peer:
+    """Another runtime with one model, in a process of its own environment (see `peer`)."""
+
+    def __init__(self, named: str, path: Path, x: NDArray[np.float32], threads: int) -> None:
+        """Start the peer that ``NAME=PYTHON`` names; raises ChildProcessError if it refuses."""
+        self.name, _, python = named.partition("=")
+        given = path.with_suffix(".npy")
+        np.save(given, x)
+        log = path.with_suffix(".log")  # a file, since nobody empties a pipe meanwhile
+        with log.open("w") as said:
+            self.child = subprocess.Popen(
+                [python, peer.__file__, self.name, str(_for_peers(path)), str(given), str(threads)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
+            )  # fmt: skip
+        assert self.child.stdout is not None
+        self.version = self.child.stdout.readline().strip()
+        if not self.version:
+            self.close()
+            raise ChildProcessError(log.read_text().strip().rpartition("\n")[2][:200])
+
+    def __call__(self) -> float:
+        """Return the seconds of one call, by the peer's own clock."""
+        assert self.child.stdin is not None
+        assert self.child.stdout is not None
+        self.child.stdin.write("\n")
+        self.child.stdin.flush()
+        return float(self.child.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.child.communicate()
+
+
+def _for_peers(path: Path) -> Path:
+    """Return the model as older readers want it: operators of opset 18 where they exist there."""
+    model = onnx.load(str(path))
+    with contextlib.suppress(RuntimeError):
+        model = onnx.version_converter.convert_version(model, 18)
+    model.ir_version = 8
+    made = path.with_suffix(".peer.onnx")
+    onnx.save(model, str(made))
+    return made
+
+
 def race(
     calls: Sequence[Callable[[], Any]], rounds: int, warm: int, threads: int = 1
 ) -> NDArray[np.float64]:
@@ -183,8 +231,9 @@ def race(
             for _ in range(warm - 1):
                 call()
             start = choose.clock(threads)
-            call()
-            taken[turn, index] = choose.clock(threads) - start
+            said = call()
+            own = choose.clock(threads) - start
+            taken[turn, index] = said if isinstance(call, Peer) else own
     return taken[3:]
 
 
@@ -198,9 +247,10 @@ def compare(
     *,
     int8: bool,
     why: bool,
+    peers: Sequence[str] = (),
 ) -> Line:
     """Return one line of the table; with `why`, print what each layer became as well."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = Path(folder) / "m.onnx"
         onnx.save(model, str(path))
         since = time.perf_counter()
@@ -211,6 +261,8 @@ def compare(
         if int8:
             small = session(str(quantized(path, x)), threads)
             calls.append(lambda: small.run(None, {"x": x}))
+        others = [_started(named, path, x, threads, stack) for named in peers]
+        calls += [other for other in others if other is not None]
         expected = theirs.run(None, {"x": x})[0]
         ours.invoke()
         error = float(np.abs(ours.outputs()[0] - expected).max() / np.abs(expected).max())
@@ -222,6 +274,7 @@ def compare(
         _say(f"    {note.layer}: {note.why}")
     ratios = cold[:, 0] / cold[:, 1]
     middle = np.median(cold, axis=0)
+    beside = iter(np.median(cold[:, :1] / cold[:, 2 + int8 :], axis=0).tolist())
     low, high = np.percentile(ratios, [10, 90])
     return Line(
         name,
@@ -234,7 +287,20 @@ def compare(
         float(np.median(cold[:, 0] / cold[:, 2])) if int8 else None,
         error,
         seconds,
+        tuple(None if other is None else next(beside) for other in others),
     )
+
+
+def _started(
+    named: str, path: Path, x: NDArray[np.float32], threads: int, stack: contextlib.ExitStack
+) -> Peer | None:
+    try:
+        made = Peer(named, path, x, threads)
+    except (ChildProcessError, OSError) as error:
+        _say(f"    {named}: {error}")
+        return None
+    stack.callback(made.close)
+    return made
 
 
 def compiled(
@@ -278,17 +344,19 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-HEAD = """\
-| network | pattern | ORT fp32 | ours | × cold (10–90 %) | × warm | ORT int8 × | error | compiled |
-|---|---|---|---|---|---|---|---|---|"""
+HEAD = (
+    "| network | pattern | ORT fp32 | ours | × cold (10–90 %) | × warm | ORT int8 × | error | "
+    "compiled |"
+)
 
 
 def _line(line: Line) -> str:
     int8 = f"{line.int8:.2f}" if line.int8 is not None else "–"
+    beside = "".join(f" {ratio:.2f} |" if ratio else " – |" for ratio in line.peers)
     return (
         f"| {line.network} | {line.pattern} | {line.ort * 1e3:.2f} ms | {line.ours * 1e3:.2f} ms | "
         f"**{line.cold:.2f}** ({line.spread[0]:.2f}–{line.spread[1]:.2f}) | {line.warm:.2f} | "
-        f"{int8} | {line.error:.0e} | {line.compiled:.0f} s |"
+        f"{int8} | {line.error:.0e} | {line.compiled:.0f} s |{beside}"
     )
 
 
@@ -354,17 +422,21 @@ def crossover(name: str, threads: int, rounds: int) -> str:
 
 
 PEERS = """\
-Peers read these files in environments of their own (their pins clash with ours):
-  python -m venv ov && ov/bin/pip install openvino==2026.4.1
-  ov/bin/benchmark_app -m FILE -hint none -nstreams 1 -nthreads {threads} \\
-    -infer_precision f32 -api sync
+Peers run in environments of their own (their pins clash with ours), in turns with ours:
+  python3.11 -m venv ov && ov/bin/pip install openvino==2026.4.1
   python3.11 -m venv ds && ds/bin/pip install deepsparse==1.8.0 'numpy<2' 'onnx<1.15'
-  ds/bin/deepsparse.benchmark FILE --batch_size 1 --num_cores {threads} --scenario sync"""
+  make bench-kernels ARGS="--peer openvino=ov/bin/python deepsparse=ds/bin/python"
+Their times are of the wall, ours with one thread of the processor: keep the machine idle."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the roofs of this core and a table."""
-    parser = argparse.ArgumentParser(prog="python -m hwbench.kernels.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m hwbench.kernels.bench",
+        description=__doc__,
+        epilog=PEERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--networks", nargs="+", default=["resnet18", "mobilenet_v1"],
         help="resnet18 resnet50 mobilenet_v1 mobilenet_v2 mlp vit_tiny",
@@ -385,6 +457,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--save", type=Path, help="also write the pruned ONNX files here, for other runtimes"
     )
     parser.add_argument("--why", action="store_true", help="explain every layer")
+    parser.add_argument(
+        "--peer", nargs="+", default=[], metavar="NAME=PYTHON",
+        help=f"other runtimes in environments of their own: {', '.join(peer.PEERS)}",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     made = build.machine(threads=given.threads)
     found = {name: f"{rate / 1e9:.0f}" for name, rate in roofs.measure(made).items()}
@@ -395,11 +471,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in LAYERS:
             _say(crossover(name, given.threads, given.rounds))
         return
-    _say(HEAD)
+    heads = "".join(f" {named.partition('=')[0]} × |" for named in given.peer)
+    _say(f"{HEAD}{heads}\n|{'---|' * (9 + len(given.peer))}")
     for name in given.networks:
         _network(name, given)
-    if given.save:
-        _say(PEERS.format(threads=given.threads))
 
 
 def _network(name: str, given: argparse.Namespace) -> None:
@@ -416,8 +491,9 @@ def _network(name: str, given: argparse.Namespace) -> None:
             given.save.mkdir(parents=True, exist_ok=True)
             onnx.save(pruned, str(given.save / f"{name}_{pattern.replace(':', '_')}.onnx"))
         line = compare(
-            name, pattern, pruned, x, given.threads, given.rounds, int8=int8, why=given.why
-        )
+            name, pattern, pruned, x, given.threads, given.rounds, int8=int8, why=given.why,
+            peers=given.peer,
+        )  # fmt: skip
         _say(_line(line))
         int8 = False  # zeros make no difference to it: once a network
 

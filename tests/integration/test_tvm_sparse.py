@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ def test_resnet8_as_the_house_exports_it(tmp_path: Path) -> None:
     assert len(notes) == 10
     assert sum(note.eligible for note in notes) >= 8
     assert [note.why for note in notes if "µs" not in note.why] == []
+
+
+def test_a_peer_is_timed_in_turns_and_one_that_is_absent_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("openvino")
+    model, x = block(np.random.default_rng(0), 16, 5)
+    # "deepsparse" is not in this environment; OpenVINO is, and its Python is ours.
+    peers = [f"{name}={sys.executable}" for name in ("deepsparse", "openvino")]
+    line = bench.compare("block", "50", model, x, 1, 5, int8=False, why=False, peers=peers)
+    absent, ratio = line.peers
+    assert absent is None
+    assert ratio is not None
+    assert ratio > 0
+    assert "No module named 'deepsparse'" in capsys.readouterr().out
+    assert f" {ratio:.2f} |" in bench._line(line)
 
 
 def test_an_artifact_for_a_cortex_a72_links(tmp_path: Path) -> None:
