@@ -7,6 +7,7 @@ Im, Yelick and Vuduc 2004) with rows sorted by length inside a K block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,19 +54,19 @@ def encode(
     """Return `weights` (rows, taps) as lists; tap ``t`` reads the input at ``offsets[t]``.
 
     A row block stores a tap when any of its rows has it. Rows are padded with zeros to whole
-    groups: the padded ones write to planes that nobody reads. Where these would be too many,
-    the last block begins earlier and overlaps the one before: its rows are computed twice, to
-    the same values, which needs a single K block. Within a group the shorter lists
+    groups: the padded ones write to planes that nobody reads. Where planes do not come in such
+    blocks, the last block begins earlier and overlaps the one before: its rows are computed
+    twice, to the same values, which needs a single K block. Within a group the shorter lists
     are padded with zero values at their own (or the group's) taps, where a dense layer
     multiplies by zero too: NaN spreads no further than it would there.
     """
     count, taps = weights.shape
     padded = round_up(count, row_block * group)
     firsts = np.arange(0, padded, row_block)
-    if ROW_MULTIPLE % row_block and padded > round_up(count, ROW_MULTIPLE):
+    if ROW_MULTIPLE % row_block and count >= row_block:
         assert group == 1
         assert k_block >= taps
-        firsts = np.minimum(firsts, max(count - row_block, 0))
+        firsts = np.minimum(firsts, count - row_block)
     full = np.zeros((padded, taps), np.float32)
     full[:count] = weights
     grouped = full[firsts[:, None] + np.arange(row_block)]
@@ -139,6 +140,39 @@ def encode_pairs(weights: Floats, offsets: NDArray[np.int64], k_block: int) -> E
         1,
         stored,
         np.array(starts, np.int32),
+    )
+
+
+def joined(parts: Sequence[Encoded], firsts: Sequence[int]) -> Encoded:
+    """Return matrices that follow each other, from these rows on, as one: for a thread each.
+
+    ``blocks`` holds those of each part in turn. Between two parts lies a segment that no block
+    names, since each part has room behind its steps.
+    """
+    head = parts[0]
+    lists = 1 if head.starts is None else 2
+    size = head.group * head.row_block
+    segments = steps = places = 0
+    blocks, rows, ends, starts = [], [], [], []
+    for part, first in zip(parts, firsts, strict=True):
+        blocks.append(part.blocks + segments)
+        rows += [part.rows + first, np.zeros(head.group, np.int32)]
+        ends += [part.steps + steps, np.zeros(lists - 1, np.int32)]
+        if part.starts is not None:
+            starts += [part.starts + places, np.zeros(lists, np.int32)]
+        segments += len(part.rows) // head.group + 1
+        steps += len(part.values) // size
+        places += len(part.offsets)
+    return Encoded(
+        np.concatenate(blocks),
+        np.concatenate(rows[:-1]),
+        np.concatenate(ends[:-1]),
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        head.row_block,
+        head.group,
+        sum(part.stored for part in parts),
+        np.concatenate(starts[:-1]) if starts else None,
     )
 
 

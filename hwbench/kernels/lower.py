@@ -294,6 +294,7 @@ class Lowering:
             x_size=value.images * value.planes * plane,
             y_size=math.prod(shape),
             lanes=self.lanes,
+            threads=self.threads,
         )
         flat = self._move("unpack", move, value.var, table)
         return self.builder.emit(relax.op.reshape(flat, shape))
@@ -325,6 +326,7 @@ class Lowering:
             x_size=x_size,
             y_size=images * planes * len(table),
             lanes=self.lanes,
+            threads=self.threads,
             fill=fill,
             dtype=dtype,
         )
@@ -597,6 +599,7 @@ class Lowering:
                 x_size=math.prod(shape),
                 y_size=planes * layout.plane,
                 lanes=self.lanes,
+                threads=self.threads,
             )
             self.cache[key] = self._move("move", move, self.flat(name), table)
         return self.cache[key]

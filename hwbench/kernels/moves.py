@@ -44,6 +44,7 @@ class Move:
     x_size: int
     y_size: int
     lanes: int
+    threads: int
     fill: float = 0.0
     dtype: str = "float32"
 
@@ -109,10 +110,14 @@ def _fill(move: Move) -> Any:
     return T.int32(int(move.fill)) if move.dtype == "int32" else T.float32(move.fill)
 
 
+def _loop(move: Move) -> Any:
+    return T.parallel if move.threads > 1 else T.serial
+
+
 def _shuffle(move: Move, vectors: Sequence[Vector]) -> None:
     x, y = argument("x", move.x_size, move.dtype), argument("y", move.y_size, move.dtype)
     wide = move.lanes
-    with T.serial(0, move.images * move.channels) as number:
+    with _loop(move)(0, move.images * move.channels) as number:
         image, channel = number // move.channels, number % move.channels
         x_start = image * move.x_image + channel * move.x_channel
         y_start = image * move.y_image + channel * move.y_channel
@@ -148,7 +153,7 @@ def _gather(m: Move, places: NDArray[np.int32]) -> None:
     x = argument("x", m.x_size, m.dtype)
     table = argument("table", count, "int32")
     y = argument("y", m.y_size, m.dtype)
-    with T.serial(0, m.images * m.channels) as number:
+    with _loop(m)(0, m.images * m.channels) as number:
         image, channel = number // m.channels, number % m.channels
         x_start = image * m.x_image + channel * m.x_channel
         y_start = image * m.y_image + channel * m.y_channel

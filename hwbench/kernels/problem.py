@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,10 +190,6 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     shifts: tuple[int, ...] = ()
     if config.shift:
         shifts, places = _shifted(p)
-    if config.pairs:
-        coded = encode.encode_pairs(p.matrix, places, k_block)
-    else:
-        coded = encode.encode(p.matrix, places, k_block, config.row_block, config.group)
     # Places in a panel are small numbers.
     short = config.pack and k_block <= np.iinfo(np.int16).max
     source, window, x_image = p.source, p.window, p.x_image
@@ -203,6 +200,11 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     mask = layouts.mask(p.target, walk)
     y_image = p.planes * p.target.plane
     tile_x, tile_y = repeated(walk.x, x_image, p.images), repeated(walk.y, y_image, p.images)
+    # A thread has rows of its own, so that tiles need not be many; but a depthwise layer would
+    # then be computed by each.
+    by_tile = config.fuse and len(tile_x) >= p.threads and not overlapping(walk, p.target.lanes)
+    firsts = [0] if by_tile else _parts(p, config)
+    coded = _encoded(p, config, k_block, places, firsts)
     shape = template.Shape(
         lanes=p.target.lanes,
         taps=taps,
@@ -223,7 +225,8 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         target=p.target,
         images=p.images,
         planes=p.planes,
-        parallel=p.threads > 1 and not overlapping(walk, p.target.lanes),
+        parallel=p.threads > 1 and (by_tile or len(firsts) > 1),
+        parts=len(firsts),
         stencil=None if before is None else template.Stencil(before.taps, before.epilogue),
         pairs=config.pairs,
         offsets=len(coded.offsets),
@@ -242,6 +245,30 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     if mask is not None:
         constants.append(np.tile(mask, p.images))
     return Kernel(template.sparse_kernel(name, shape), tuple(constants), coded.stored)
+
+
+def _parts(p: Problem, config: Config) -> list[int]:
+    """Return the first row of each thread's part: whole blocks and groups, shared out evenly."""
+    unit = config.row_block * config.group
+    each = layouts.round_up(-(-p.rows // p.threads), unit)
+    firsts = list(range(0, p.rows, each))
+    # A last part of less than a block could reach past the planes.
+    alone = layouts.ROW_MULTIPLE % config.row_block and p.rows - firsts[-1] < config.row_block
+    return [0] if alone else firsts
+
+
+def _encoded(
+    p: Problem, config: Config, k_block: int, places: NDArray[np.int64], firsts: Sequence[int]
+) -> encode.Encoded:
+    """Return the weights as lists, those of the rows from each of `firsts` on by themselves."""
+    coded = []
+    for first, end in zip(firsts, [*firsts[1:], p.rows], strict=True):
+        rows = p.matrix[first:end]
+        if config.pairs:
+            coded.append(encode.encode_pairs(rows, places, k_block))
+        else:
+            coded.append(encode.encode(rows, places, k_block, config.row_block, config.group))
+    return coded[0] if len(coded) == 1 else encode.joined(coded, firsts)
 
 
 def _shifted(p: Problem) -> tuple[tuple[int, ...], NDArray[np.int64]]:

@@ -72,6 +72,8 @@ class Shape:
     pairs: bool = False
     """Two lists a pair of rows, see `encode.encode_pairs`; ``offsets`` then counts theirs."""
     offsets: int = 0
+    parts: int = 1
+    """Parts of the rows, each with blocks of its own: a thread each goes over all tiles."""
     short: bool = False
     """Offsets have 16 bits."""
     shifts: tuple[int, ...] = ()
@@ -189,7 +191,7 @@ class _Writer:
         self.tap = argument("tap", s.taps, "int32")
         self.tx = argument("tx", s.tiles, "int32")
         self.ty = argument("ty", s.tiles, "int32")
-        self.blocks = argument("blocks", k_blocks + 1, "int32")
+        self.blocks = argument("blocks", s.parts * (k_blocks + 1), "int32")
         self.rows = argument("rows", s.segments * s.group, "int32")
         lists = s.segments * (2 if s.pairs else 1)
         self.steps = argument("steps", lists + 1, "int32")
@@ -209,10 +211,11 @@ class _Writer:
         self.y = argument("y", s.y_size)
         if s.shifts:
             self._shift()
-        with (T.parallel if s.parallel else T.serial)(0, s.tiles) as tile:
+        with (T.parallel if s.parallel else T.serial)(0, s.parts * s.tiles) as job:
             panel = min(s.k_block, s.taps) * self.width
             self.panel = T.alloc_buffer((panel,), "float32", scope="global") if s.pack else None
-            self._tile(tile, k_blocks)
+            self.part = job // s.tiles * (k_blocks + 1)
+            self._tile(job % s.tiles, k_blocks)
         halo(self.y, s.target, s.images, s.rows, s.planes, parallel=s.parallel)
 
     def _shift(self) -> None:
@@ -276,6 +279,7 @@ class _Writer:
         s = self.s
         # Zero-based on purpose: with a start that is not zero, CanonicalizeLoop miscompiles
         # inner loops whose bounds depend on it.
+        block = self.part + block
         with T.serial(0, self.blocks[block + 1] - self.blocks[block]) as number:
             segment = self.blocks[block] + number
             # The accumulators are indexed by constants alone once vectorised: they become

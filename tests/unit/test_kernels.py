@@ -171,11 +171,13 @@ def convolution(c: dict[str, Any], seed: int = 0) -> tuple[onnx.ModelProto, np.n
 
 
 @pytest.mark.parametrize("lanes", MACHINES)
-@given(shape=convolutions(), pick=st.integers(0, 500))
+@given(shape=convolutions(), pick=st.integers(0, 500), threads=st.sampled_from([1, 1, 2, 3]))
 @few
-def test_convolutions(shape: dict[str, Any], pick: int, lanes: int, tmp_path: Path) -> None:
+def test_convolutions(
+    shape: dict[str, Any], pick: int, threads: int, lanes: int, tmp_path: Path
+) -> None:
     model, x = convolution(shape)
-    agree(model, x, tmp_path, lanes, pick)
+    agree(model, x, tmp_path, lanes, pick, threads)
 
 
 @pytest.mark.parametrize("lanes", MACHINES)
@@ -719,6 +721,56 @@ def test_slices_hold_the_matrix(rows: int, columns: int, seed: int, zeros: str, 
     np.testing.assert_array_equal(whole[:rows], matrix)
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+@given(
+    rows=st.integers(1, 20), taps=st.integers(1, 30), k_block=st.integers(1, 30),
+    group=st.sampled_from([1, 2]), cuts=st.sets(st.integers(1, 4), max_size=3),
+    seed=st.integers(0, 99), zeros=st.sampled_from(KINDS),
+)  # fmt: skip
+@settings(deadline=None)
+def test_parts_of_the_rows_are_joined(
+    rows: int, taps: int, k_block: int, group: int, cuts: set[int], seed: int, zeros: str,
+    pairs: bool,
+) -> None:  # fmt: skip
+    matrix = pruned(np.random.default_rng(seed), (rows, taps), zeros)
+    firsts = [0, *(4 * cut for cut in sorted(cuts) if 4 * cut < rows)]
+    ends = [*firsts[1:], rows]
+
+    def coded(own: np.ndarray) -> encode.Encoded:
+        if pairs:
+            return encode.encode_pairs(own, np.arange(taps), k_block)
+        return encode.encode(own, np.arange(taps), k_block, 1, group)
+
+    parts = [coded(matrix[first:end]) for first, end in zip(firsts, ends, strict=True)]
+    whole = encode.joined(parts, firsts)
+    k_blocks = -(-taps // k_block)
+    lists = 2 if pairs else 1
+    for number, (part, first) in enumerate(zip(parts, firsts, strict=True)):
+        for block in range(k_blocks):
+            at = number * (k_blocks + 1) + block
+            names = range(whole.blocks[at], whole.blocks[at + 1])
+            for segment, own in zip(names, range(*part.blocks[block : block + 2]), strict=True):
+                for g in range(part.group):
+                    row = whole.rows[segment * part.group + g]
+                    assert row == part.rows[own * part.group + g] + first
+                for which in range(lists):
+                    here, there = segment * lists + which, own * lists + which
+                    steps = [slice(*e.steps[n : n + 2]) for e, n in ((whole, here), (part, there))]
+                    width = part.group * part.row_block
+                    values = [
+                        e.values[s.start * width : s.stop * width]
+                        for e, s in zip((whole, part), steps, strict=True)
+                    ]
+                    np.testing.assert_array_equal(values[0], values[1])
+                    if whole.starts is not None and part.starts is not None:
+                        place, count = whole.starts[here], len(values[0]) // 2 * (1 + which)
+                        mine = part.offsets[part.starts[there] :][:count]
+                    else:
+                        place, count = steps[0].start * part.group, len(values[0])
+                        mine = part.offsets[steps[1].start * part.group :][:count]
+                    np.testing.assert_array_equal(whole.offsets[place:][:count], mine)
+
+
 @given(
     blocks=st.tuples(st.integers(1, 9), st.integers(1, 9)), lanes=st.sampled_from([4, 8, 16]),
     halo=st.integers(0, 2), vectors=st.integers(1, 16),
@@ -758,7 +810,7 @@ def test_every_element_moves_to_its_place(
     places = np.sort(rng.integers(0, size, count)) if near else rng.integers(0, size, count)
     table = np.where(gaps & (rng.random(count) < 0.3), -1, places).astype(np.int32)
     move = moves.Move(2, 3, 4 * size, size, 5 * count * step, count * step, step,
-                      8 * size, 10 * count * step, lanes, fill)  # fmt: skip
+                      8 * size, 10 * count * step, lanes, 1, fill)  # fmt: skip
     function, constants = moves.move_kernel("m", move, table)
     library = tvm.compile(tvm.IRModule({"m": function}), target=MACHINES[lanes].target)
     x = rng.standard_normal((2, 4, size)).astype(np.float32)
