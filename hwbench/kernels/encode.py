@@ -90,15 +90,23 @@ def encode(
     spare = _room(steps[-1]) - steps[-1]
     places.append(np.zeros(spare * group, np.int64))
     values.append(np.zeros(spare * group * row_block, np.float32))
-    return Encoded(
+    tables = _tables(blocks, rows, steps, places, values)
+    return Encoded(*tables, row_block, group, stored)
+
+
+def _tables(
+    blocks: list[int],
+    rows: list[int],
+    steps: list[int],
+    places: list[NDArray[np.int64]],
+    values: list[Floats],
+) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+    return (
         np.array(blocks, np.int32),
         np.array(rows, np.int32),
         np.array(steps, np.int32),
         np.concatenate(places).astype(np.int32),
         np.concatenate(values).astype(np.float32),
-        row_block,
-        group,
-        stored,
     )
 
 
@@ -130,17 +138,8 @@ def encode_pairs(weights: Floats, offsets: NDArray[np.int64], k_block: int) -> E
     size, stored = starts.pop(), 2 * steps[-1]
     places.append(np.zeros(_room(size) - size, np.int64))
     values.append(np.zeros(2 * (_room(steps[-1]) - steps[-1]), np.float32))
-    return Encoded(
-        np.array(blocks, np.int32),
-        np.array(rows, np.int32),
-        np.array(steps, np.int32),
-        np.concatenate(places).astype(np.int32),
-        np.concatenate(values).astype(np.float32),
-        2,
-        1,
-        stored,
-        np.array(starts, np.int32),
-    )
+    tables = _tables(blocks, rows, steps, places, values)
+    return Encoded(*tables, 2, 1, stored, np.array(starts, np.int32))
 
 
 def joined(parts: Sequence[Encoded], firsts: Sequence[int]) -> Encoded:
