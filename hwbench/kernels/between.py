@@ -211,6 +211,10 @@ class Between:
         rest.sort(key=lambda a: -view.strides[a])
         if any(view.strides[a] < view.shape[side[0]] for a in rest):
             return None
+        # What hangs over must not reach the next element of the axis: it is read again.
+        whole = layouts.round_up(view.shape[side[0]], self.w.lanes)
+        if view.shape[axis] > 1 and view.strides[axis] < whole:
+            return None
         made = columns.Softmax(
             lanes=self.w.lanes,
             outer=tuple(Axis(view.shape[a], (view.strides[a],) * 2) for a in rest),

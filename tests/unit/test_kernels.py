@@ -590,6 +590,21 @@ def test_operators_in_any_order(
 
 
 @pytest.mark.parametrize("lanes", MACHINES)
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_softmax_down_an_image_narrower_than_a_vector(
+    axis: int, lanes: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": pruned(rng, (8, 1, 3, 3), "half")}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4, strides=[3, 3]),
+        helper.make_node("Softmax", ["c"], ["y"], axis=axis),
+    ]
+    x = rng.standard_normal((1, 1, 4, 4)).astype(np.float32)
+    agree(document(nodes, weights, x.shape[1:]), x, tmp_path, lanes)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
 def test_exponentials_and_what_is_made_of_them(lanes: int) -> None:
     made = MACHINES[lanes]
     x = np.concatenate([np.linspace(-100, 88, 4096), [0, -0.0, -np.inf, np.nan]]).astype(np.float32)
