@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WARM = 4
+NETWORKS = ["resnet18", "mobilenet_v1", "resnet50", "mobilenet_v2", "mlp", "vit_tiny"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,8 +440,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--networks", nargs="+", default=["resnet18", "mobilenet_v1"],
-        help="resnet18 resnet50 mobilenet_v1 mobilenet_v2 mlp vit_tiny",
+        "--networks", nargs="+", default=NETWORKS, metavar="NETWORK",
+        help=f"{' '.join(NETWORKS)} (all of them: about 25 minutes)",
     )  # fmt: skip
     parser.add_argument(
         "--patterns", nargs="+", default=["0", "50", "70", "80", "90", "95", "2x1:90", "4x1:90"],
@@ -448,8 +450,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument(
-        "--int8", action="store_true", help="ONNX Runtime int8 (QDQ) as well, once a network"
-    )
+        "--int8", action=argparse.BooleanOptionalAction, default=True,
+        help="ONNX Runtime int8 (QDQ) as well, once a network",
+    )  # fmt: skip
     parser.add_argument(
         "--crossover", action="store_true", help="single layers by sparsity, no networks"
     )
@@ -462,6 +465,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"other runtimes in environments of their own: {', '.join(peer.PEERS)}",
     )  # fmt: skip
     given = parser.parse_args(arguments)
+    # Before anything runs: TVM makes its threads once, and would ask OMP_NUM_THREADS.
+    os.environ["TVM_NUM_THREADS"] = str(given.threads)
     made = build.machine(threads=given.threads)
     found = {name: f"{rate / 1e9:.0f}" for name, rate in roofs.measure(made).items()}
     _say(f"{made.mcpu}, {given.threads} thread(s), GFLOP/s with one factor from: {found}")
