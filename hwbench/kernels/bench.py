@@ -354,7 +354,7 @@ HEAD = (
 
 def _line(line: Line) -> str:
     int8 = f"{line.int8:.2f}" if line.int8 is not None else "–"
-    beside = "".join(f" {ratio:.2f} |" if ratio else " – |" for ratio in line.peers)
+    beside = "".join(" – |" if ratio is None else f" {ratio:.2f} |" for ratio in line.peers)
     return (
         f"| {line.network} | {line.pattern} | {line.ort * 1e3:.2f} ms | {line.ours * 1e3:.2f} ms | "
         f"**{line.cold:.2f}** ({line.spread[0]:.2f}–{line.spread[1]:.2f}) | {line.warm:.2f} | "
@@ -476,8 +476,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in LAYERS:
             _say(crossover(name, given.threads, given.rounds))
         return
-    heads = "".join(f" {named.partition('=')[0]} × |" for named in given.peer)
-    _say(f"{HEAD}{heads}\n|{'---|' * (9 + len(given.peer))}")
+    heads = HEAD + "".join(f" {named.partition('=')[0]} × |" for named in given.peer)
+    _say(f"{heads}\n|{'---|' * (heads.count('|') - 1)}")
     for name in given.networks:
         _network(name, given)
 

@@ -35,7 +35,7 @@ SINGLE_BELOW = 0.4
 BLOCKED_BELOW = 1.3
 """Row blocks are tried when at most so many times more is stored than with single rows."""
 MOST = 9
-"""Configurations a layer that are worth timing."""
+"""Configurations a layer that are worth timing, if they are of fewer kinds."""
 PANEL_BYTES = 28 << 10
 """Of the input that a K block reads again for every row: a little less than first-level caches."""
 WIDE = 8
@@ -75,7 +75,7 @@ class Chooser:
 
     def __call__(self, problem: Problem) -> Config:
         """Return the configuration for a problem."""
-        found = _ranked(problem, candidates(problem, self.made))[:MOST]
+        found = _ranked(problem, candidates(problem, self.made))
         if len(found) == 1 or not self.made.native:
             return found[0]
         key = problem.signature
@@ -98,8 +98,8 @@ class Chooser:
 def _ranked(problem: Problem, configs: Sequence[Config]) -> list[Config]:
     """Return configurations, the likeliest of each kind (lists, fused) first, then the seconds.
 
-    When the time ends early each kind has then been timed: sparse is not taken for want of a
-    rival.
+    At most `MOST`, but one of every kind. When the time ends early each kind has then been
+    timed: sparse is not taken for want of a rival.
     """
     cycles = {config: predicted(problem, config, Core()) for config in configs}
     ranks: dict[tuple[int, bool, bool], int] = defaultdict(int)
@@ -108,7 +108,7 @@ def _ranked(problem: Problem, configs: Sequence[Config]) -> list[Config]:
         kind = config.row_block, config.pairs, config.fuse
         places[config] = ranks[kind], cycles[config]
         ranks[kind] += 1
-    return sorted(configs, key=places.__getitem__)
+    return sorted(configs, key=places.__getitem__)[: max(MOST, len(ranks))]
 
 
 def clock(threads: int) -> float:
