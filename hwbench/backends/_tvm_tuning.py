@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import sys
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hwbench.backends import _tvm_schedule
+from hwbench.errors import StageError
 from hwbench.kernels.build import Machine
 from hwbench.kernels.choose import clock, race
 from hwbench.kernels.memory import Memory
@@ -402,16 +402,20 @@ def compiled(module: Any, made: Machine) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return what TVM gives as JSON in Python's own types."""
+    """Return what TVM gives as JSON in Python's own types; StageError for one unknown here."""
+    from tvm import tirx
+
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bool | int | float) or value is None:
         return value
+    if isinstance(value, tirx.IntImm | tirx.FloatImm):
+        return value.value
     if hasattr(value, "items"):
         return {str(key): _plain(item) for key, item in value.items()}
     if hasattr(value, "__iter__"):
         return [_plain(item) for item in value]
-    return json.loads(str(value))
+    raise StageError("compile", f"a trace of TVM holds {value}, a {type(value).__name__}")
 
 
 def _say(kernel: _Kernel, over: float, left: float) -> None:

@@ -16,6 +16,7 @@ from hwbench.backends import _tvm_tuning as tuning
 from hwbench.compile import compile_model
 from hwbench.config.plugins import checked
 from hwbench.errors import StageError, UserError
+from hwbench.kernels import build
 from tests import artifacts
 
 
@@ -74,6 +75,50 @@ def test_traces_that_do_not_fit_are_left_alone() -> None:
     module = tvm.IRModule({"main": te.create_prim_func([x, y])})
     assert tuning._replayed(module, [[], []]) is not None
     assert tuning._replayed(module, [[["Nonsense", [], [], []]], []]) is None
+
+
+def _kernels() -> dict[str, Any]:
+    """Return one kernel for each way the rules of MetaSchedule go, and one that tiles itself."""
+    from tvm import te, topi
+
+    x = te.placeholder((1, 8, 10, 10), name="x")
+    depth, full = (te.placeholder(shape, name="w") for shape in [(8, 1, 3, 3), (16, 8, 3, 3)])
+    a, b = te.placeholder((4, 32), name="a"), te.placeholder((32, 16), name="b")
+    return {
+        "depthwise": [x, depth, topi.nn.depthwise_conv2d_nchw(x, depth, 1, 1, 1)],
+        "conv": [x, full, topi.nn.conv2d_nchw(x, full, 1, 1, 1)],
+        "matmul": [a, b, topi.nn.matmul(a, b)],
+        "softmax": [a, topi.nn.softmax(a)],
+        "pool": [x, topi.nn.pool2d(x, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1), "max")],
+        "mean": [x, topi.sum(x, axis=(2, 3))],
+        "relu": [x, topi.nn.relu(x)],
+    }
+
+
+@pytest.mark.parametrize("name", ["depthwise", "conv", "matmul", "softmax", "pool", "mean", "relu"])
+def test_every_schedule_that_is_tried_comes_back_from_its_record(name: str) -> None:
+    import tvm
+    import tvm_ffi
+    from tvm import te
+
+    module = tvm.IRModule({"main": te.create_prim_func(_kernels()[name])})
+    kernel = tuning._Kernel(name, module, 1.0, name, tuning.Found())
+    with tuning._quick():
+        context, _ = tuning._context(kernel, build.machine())
+        picked = context.generate_measure_candidates()
+    assert picked
+    for candidate in picked:
+        trace = json.loads(json.dumps(tuning._plain(candidate.sch.trace.as_json())))
+        again = tuning._replayed(module, trace)
+        assert again is not None
+        assert tvm_ffi.structural_equal(again.mod, candidate.sch.mod)
+
+
+def test_a_type_that_traces_never_held_is_refused_by_name() -> None:
+    from tvm import tirx
+
+    with pytest.raises(StageError, match="holds x, a Var"):
+        tuning._plain([[tirx.Var("x", "int32")]])
 
 
 def test_only_the_fastest_are_kept_and_patience_counts() -> None:
