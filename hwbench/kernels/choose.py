@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from hwbench.kernels import TRY_FROM
+from hwbench.kernels import TRY_FROM, layouts
 from hwbench.kernels.build import Machine
 from hwbench.kernels.layouts import Blocked, Planar, tiles
 from hwbench.kernels.memory import Memory
@@ -102,10 +102,10 @@ def _ranked(problem: Problem, configs: Sequence[Config]) -> list[Config]:
     timed: sparse is not taken for want of a rival.
     """
     cycles = {config: predicted(problem, config, Core()) for config in configs}
-    ranks: dict[tuple[int, bool, bool], int] = defaultdict(int)
+    ranks: dict[tuple[int, bool, bool, bool], int] = defaultdict(int)
     places = {}
     for config in sorted(configs, key=cycles.__getitem__):
-        kind = config.row_block, config.pairs, config.fuse
+        kind = config.row_block, config.pairs, config.fuse, config.across
         places[config] = ranks[kind], cycles[config]
         ranks[kind] += 1
     return sorted(configs, key=places.__getitem__)[: max(MOST, len(ranks))]
@@ -194,6 +194,7 @@ def candidates(problem: Problem, made: Machine) -> list[Config]:
     if dense or not found:
         for row_block in (3, 4, 8):
             found += _rows(problem, made, row_block)
+        found += _across(problem, made)
     if problem.before is not None:
         found += _fused(problem, made, found)
     return list(dict.fromkeys(found))
@@ -252,10 +253,26 @@ def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
         yield Config(_fit(problem, max(vectors // narrow, 1)), k_block, row_block)
 
 
+def _across(problem: Problem, made: Machine) -> Iterator[Config]:
+    """Return dense configurations with channels in the lanes, for planar images.
+
+    Only where they are timed: the model has not been held against them on other machines.
+    """
+    target = problem.target
+    if not (made.native and isinstance(problem.source, Planar) and isinstance(target, Planar)):
+        return
+    # As many accumulators as leave registers for the vectors of a step.
+    sizes = ((2, 14), (3, 9), (3, 8)) if made.registers > 16 else ((2, 6),)
+    for height, most in sizes:
+        if problem.rows >= height * target.lanes:
+            wide = layouts.cover(target.width, most)[1]
+            yield Config(wide, WHOLE, height, across=True)
+
+
 def _fused(problem: Problem, made: Machine, others: Sequence[Config]) -> Iterator[Config]:
     """Return configurations that compute the depthwise layer while they pack, for the same rows."""
     low, _ = _cuts(problem)
-    kinds = sorted({(config.row_block, config.pairs) for config in others})
+    kinds = sorted({(config.row_block, config.pairs) for config in others if not config.across})
     narrow = 1 if made.registers > 16 else 2
     # Panels of 7 vectors stay in the first-level cache; 14 never won by more than the noise.
     sizes = {1: ((7, 1), (7, 2), (4, 2)), 2: ((7, 1),), 4: ((4, 1),), 8: ((2, 1),)}
@@ -305,6 +322,8 @@ def _fit(problem: Problem, cap: int) -> int:
 
 def predicted(problem: Problem, config: Config, core: Core) -> float:
     """Return the cycles that the model expects."""
+    if config.across:
+        return _outer(problem, config, core)
     walk = tiles(problem.source, problem.target, problem.window, config.vectors)
     vectors, tile_count = len(walk.vx), len(walk.x) * problem.images
     taps = problem.matrix.shape[1]
@@ -334,6 +353,18 @@ def predicted(problem: Problem, config: Config, core: Core) -> float:
         cycles += taps * vectors * (core.beyond_l1 if size <= core.l2_bytes else core.beyond_l2)
     cycles += _stream(problem, steps * each, core)
     return tile_count * cycles
+
+
+def _outer(problem: Problem, config: Config, core: Core) -> float:
+    """Return the cycles expected of the kernel with channels in the lanes."""
+    height, wide, lanes = config.row_block, config.vectors, problem.target.lanes
+    columns = layouts.cover(problem.target.width, wide)[0]
+    tiles_ = len(columns) * problem.target.height * problem.images
+    blocks, taps = math.ceil(problem.rows / (height * lanes)), problem.matrix.shape[1]
+    step = max(height * wide / core.fused, (height + wide) / core.loads) + 0.75
+    # Beyond the sums: they are turned, and stored pixel by pixel of a row.
+    cycles: float = blocks * (taps * step + height * lanes * 8.0)
+    return tiles_ * cycles + _stream(problem, problem.matrix.size, core)
 
 
 def _steps(problem: Problem, row_block: int, k_block: int) -> tuple[int, float]:

@@ -235,8 +235,24 @@ def tiles(source: Layout, target: Layout, window: Window, vectors: int) -> Tiles
             for i in range(target.height)
             for s in starts
         ]
+        # What no row reaches is written first, as padding: the pixels beside it are overwritten.
+        past = target.lead + target.core - count * lanes
+        spots = [target.lead + v * lanes for v in unwritten(target, pairs, count * lanes)]
+        pairs = [(source.lead, min(spot, past)) for spot in spots] + pairs
     along = tuple(v * lanes for v in range(count))
     return Tiles(tuple(x for x, _ in pairs), tuple(y for _, y in pairs), along, along)
+
+
+def unwritten(target: Planar, pairs: Sequence[tuple[int, int]], length: int) -> tuple[int, ...]:
+    """Return the vectors of the core with elements beyond all tiles, of `length` each.
+
+    `pairs` are the tiles' positions in the input's and in the output's plane.
+    """
+    written = np.zeros(target.plane, bool)
+    for _, start in pairs:
+        written[start : start + length] = True
+    core = written[target.lead : target.lead + target.core].reshape(-1, target.lanes)
+    return tuple(np.flatnonzero(~core.all(1)).tolist())
 
 
 def _blocked_tiles(

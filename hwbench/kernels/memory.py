@@ -18,7 +18,7 @@ from hwbench import conditions, files
 from hwbench.kernels.build import Machine
 from hwbench.records import digest
 
-VERSION = 4
+VERSION = 5
 """Of the kernels' code as far as it decides speed: part of the fingerprint."""
 
 Seconds = Mapping[str, float]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from hwbench.kernels import encode, layouts, stencils, template
-from hwbench.kernels.layouts import Layout, Window
+from hwbench.kernels import dense, encode, layouts, stencils, template
+from hwbench.kernels.layouts import Layout, Planar, Window
 from hwbench.kernels.template import Epilogue
 
 Array = NDArray[Any]
@@ -25,7 +25,8 @@ class Config:
     list, ``group`` lists walked together, ``pack`` the taps of a tile first, ``fuse`` the
     depthwise layer before into this packing; with ``pairs`` two rows share the list of the
     taps that both have and no more (`encode.encode_pairs`); with ``shift`` the input is first
-    copied so that every tap is aligned.
+    copied so that every tap is aligned. With ``across`` a dense kernel has ``row_block`` vectors
+    of output channels by ``vectors`` single pixels (`dense`).
     """
 
     vectors: int
@@ -36,10 +37,13 @@ class Config:
     fuse: bool = False
     pairs: bool = False
     shift: bool = False
+    across: bool = False
 
     @property
     def label(self) -> str:
         """The configuration on one line, for tables."""
+        if self.across:
+            return f"{ACROSS} {self.row_block}x{self.vectors}"
         size = f"V{self.vectors} K{self.k_block} {self.row_block}x1 G{self.group}"
         size = f"{size} {PAIRS}" if self.pairs else size
         size = f"{size} pack" if self.pack else size
@@ -49,6 +53,8 @@ class Config:
     @staticmethod
     def lists(label: str) -> str:
         """Return which rows share a list, in words, from a label."""
+        if label.startswith(ACROSS):
+            return "with output channels in the lanes"
         rows = label.split()[2].partition("x")[0]
         if PAIRS in label:
             return "with shared and own lists per 2 rows"
@@ -59,8 +65,14 @@ FUSED = "depthwise"
 """In a label: the depthwise layer before is part of the kernel."""
 PAIRS = "pairs"
 """In a label: two rows share a list of what both have, and have one of their own each."""
+ACROSS = "across"
+"""A label's start: output channels in the lanes, so many vectors of them by so many pixels."""
 WHOLE = 1 << 20
 """A K block that no layer fills: no blocking."""
+CHUNK = 16
+"""Tiles of a dense kernel at most that are stored together: their sums fit the first cache."""
+AHEAD_BYTES = 256 << 10
+"""Of weights that a dense kernel asks for while it uses as many: second-level caches hold both."""
 WINDOW_VECTORS = 7
 """Vectors a tile of a depthwise layer or pooling."""
 
@@ -182,6 +194,8 @@ class Kernel:
 
 def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     """Return the kernel that computes `problem` as `config` says."""
+    if config.across:
+        return _across(problem, config, name)
     p = problem
     taps = p.matrix.shape[1]
     k_block = min(config.k_block, taps)
@@ -245,6 +259,49 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     if mask is not None:
         constants.append(np.tile(mask, p.images))
     return Kernel(template.sparse_kernel(name, shape), tuple(constants), coded.stored)
+
+
+def _across(p: Problem, config: Config, name: str) -> Kernel:
+    """Return the dense kernel with output channels in the lanes."""
+    source, target = p.source, p.target
+    assert isinstance(source, Planar)
+    assert isinstance(target, Planar)
+    taps, channels = p.matrix.shape[1], config.row_block * target.lanes
+    columns, pixels = layouts.cover(target.width, config.vectors)
+    spots = [(row, column) for row in range(target.height) for column in columns]
+    x, y = (tuple(s.lead + s.tap(*spot) for spot in spots) for s in (source, target))
+    stored = layouts.round_up(pixels, dense.square(pixels, target.lanes))
+    chunk = max(n for n in range(1, CHUNK + 1) if len(spots) % n == 0)
+    blocks = dense.firsts(p.rows, channels)
+    shape = dense.Dense(
+        lanes=target.lanes,
+        taps=taps,
+        height=config.row_block,
+        pixels=pixels,
+        blocks=len(blocks),
+        tiles=len(spots) * p.images,
+        chunk=chunk,
+        cuts=-(-taps * channels * 4 // AHEAD_BYTES),
+        left=layouts.unwritten(target, list(zip(x, y, strict=True)), stored),
+        x_size=p.images * p.x_image,
+        y_size=p.y_size,
+        rows=p.rows,
+        planes=p.planes,
+        images=p.images,
+        target=target,
+        epilogue=p.epilogue,
+        parallel=p.threads > 1,
+    )
+    constants: list[Array] = [
+        p.offsets.astype(np.int32),
+        repeated(x, p.x_image, p.images),
+        repeated(y, p.planes * target.plane, p.images),
+        blocks,
+        dense.packed(p.matrix, channels),
+        p.bias[blocks[:, None] + np.arange(channels)].reshape(-1),
+    ]
+    walked = len(blocks) * channels * taps
+    return Kernel(dense.dense_kernel(name, shape), tuple(constants), walked)
 
 
 def _parts(p: Problem, config: Config) -> list[int]:

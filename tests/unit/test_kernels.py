@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from hwbench.kernels import (
     roofs,
     template,
 )
-from hwbench.kernels.problem import Config, Problem
+from hwbench.kernels.problem import WHOLE, Config, Problem
 from hwbench.kernels.template import Epilogue
 
 # Every number of lanes runs on this machine: 16 with AVX-512, 8 with AVX2, 4 with SSE.
@@ -45,6 +46,18 @@ few = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def spoilt_memory() -> Iterator[None]:
+    """What is read before it was written is a huge number, not the zero that it often is."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    perturb = -6
+    if mallopt is not None:
+        mallopt(perturb, 128)  # 3.4e38 in every float that is allocated
+    yield
+    if mallopt is not None:
+        mallopt(perturb, 0)
 
 
 def document(
@@ -178,6 +191,50 @@ def test_convolutions(
 ) -> None:
     model, x = convolution(shape)
     agree(model, x, tmp_path, lanes, pick, threads)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
+@given(
+    shape=convolutions(), rows=st.integers(0, 40), height=st.integers(1, 3),
+    pixels=st.integers(1, 18), ahead=st.sampled_from([64, 1000, 1 << 18]),
+    threads=st.sampled_from([1, 1, 2]), residual=st.booleans(),
+)  # fmt: skip
+@few
+def test_output_channels_in_the_lanes(
+    shape: dict[str, Any], rows: int, height: int, pixels: int, ahead: int, threads: int,
+    residual: bool, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Rows that fill no block, pixels that fill no square, cuts of the taps, several threads."""
+    monkeypatch.setattr("hwbench.kernels.problem.AHEAD_BYTES", ahead)
+    shape |= {"rows": height * lanes + rows, "group": 1}
+    model, x = convolution(shape)
+    if residual:
+        other = pruned(
+            np.random.default_rng(rows), (shape["rows"], shape["channels"], 1, 1), "half"
+        )
+        whole = {k: shape[k] for k in ("dilations", "pads", "strides")}
+        weights = np.zeros((*other.shape[:2], *shape["kernel"]), np.float32)
+        weights[:, :, :1, :1] = other
+        model.graph.initializer.append(numpy_helper.from_array(weights, "o"))
+        model.graph.node.append(helper.make_node("Conv", ["x", "o"], ["r"], **whole))
+        model.graph.node.append(helper.make_node("Add", ["y", "r"], ["s"]))
+        model.graph.node.append(helper.make_node("Relu", ["s"], ["z"]))
+        model.graph.output[0].name = "z"
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    across = []
+
+    def chosen(problem: Problem) -> Config:
+        if not isinstance(problem.target, layouts.Planar):
+            return choose.candidates(problem, MACHINES[lanes])[0]
+        wide = layouts.cover(problem.target.width, pixels)[1]
+        across.append(Config(wide, WHOLE, height, across=True))
+        return across[-1]
+
+    found, layers = ours(path, x, lanes, threads=threads, choice=chosen)
+    expected = theirs(model, x)
+    assert np.abs(found - expected).max() <= 1e-5 * max(float(np.abs(expected).max()), 1e-3)
+    assert sum(layer.config.startswith("across") for layer in layers) == len(across)
 
 
 @pytest.mark.parametrize("lanes", MACHINES)
@@ -586,7 +643,9 @@ def test_operators_in_any_order(
     assert found.shape == expected.shape
     clean = np.isfinite(expected)
     wrong = np.abs(found[clean] - expected[clean]).max(initial=0)
-    assert wrong <= 1e-5 * max(float(np.abs(expected[clean]).max(initial=0)), 1e-3)
+    # A norm divides by a spread that may be as small as 0.003: rounding before it grows as much.
+    grown = 10 if any(node.op_type == "LayerNormalization" for node in chain.nodes) else 1
+    assert wrong <= 1e-5 * grown * max(float(np.abs(expected[clean]).max(initial=0)), 1e-3)
 
 
 @pytest.mark.parametrize("lanes", MACHINES)
@@ -790,7 +849,7 @@ def test_parts_of_the_rows_are_joined(
     blocks=st.tuples(st.integers(1, 9), st.integers(1, 9)), lanes=st.sampled_from([4, 8, 16]),
     halo=st.integers(0, 2), vectors=st.integers(1, 16),
 )  # fmt: skip
-def test_tiles_write_every_pixel_and_nothing_beside_them(
+def test_tiles_of_blocks_write_every_pixel_and_nothing_beside_them(
     blocks: tuple[int, int], lanes: int, halo: int, vectors: int
 ) -> None:
     down, across = layouts.GRIDS[lanes]
@@ -799,6 +858,31 @@ def test_tiles_write_every_pixel_and_nothing_beside_them(
     walk = layouts.tiles(layout, layout, layouts.Window((1, 1)), vectors)
     written = {y + v for y in walk.y for v in walk.vy}
     assert written == {int(at) // lanes * lanes for at in layout.index().reshape(-1)}
+
+
+@given(
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)), lanes=st.sampled_from([4, 8, 16]),
+    halos=st.tuples(st.integers(0, 3), st.integers(0, 3)), vectors=st.integers(1, 16),
+    kernel=st.integers(1, 4),
+)  # fmt: skip
+def test_tiles_of_rows_write_the_whole_core_and_pixels_last(
+    size: tuple[int, int], lanes: int, halos: tuple[int, int], vectors: int, kernel: int
+) -> None:
+    pads = min(kernel - 1, halos[0])
+    window = layouts.Window((kernel, kernel), pads=(pads,) * 4)
+    high, wide = (max(n, kernel) for n in size)
+    source = layouts.Planar.of(high, wide, lanes, halos[0])
+    target = layouts.Planar.of(*window.output(high, wide), lanes, halos[1])
+    walk = layouts.tiles(source, target, window, vectors)
+    plane = np.full(target.plane, -1)
+    for x, y in zip(walk.x, walk.y, strict=True):
+        for vx, vy in zip(walk.vx, walk.vy, strict=True):
+            plane[y + vy : y + vy + lanes] = x + vx + np.arange(lanes)
+    core = slice(target.lead, target.lead + target.core)
+    assert (plane[core] >= 0).all()
+    rows, columns = np.mgrid[: target.height, : target.width]
+    read = source.lead + rows * source.row + columns
+    np.testing.assert_array_equal(plane[target.index()], read)
 
 
 def test_a_block_holds_its_neighbours_edges() -> None:
@@ -911,9 +995,13 @@ def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(choose, "timed", timed)
     made = build.machine()
     chosen = choose.Chooser(made)(problem)
-    kinds = {(config.row_block, config.pairs) for config in asked}
-    assert kinds >= {(2, True), (4, False), (8, False)}
-    assert {(config.row_block, config.pairs) for config in asked[: len(kinds)]} == kinds
+
+    def kinds_of(configs: Sequence[Config]) -> set[tuple[int, bool, bool]]:
+        return {(config.row_block, config.pairs, config.across) for config in configs}
+
+    kinds = kinds_of(asked)
+    assert kinds >= {(2, True, False), (4, False, False), (8, False, False)}
+    assert kinds_of(asked[: len(kinds)]) == kinds
     key = [choose.predicted(problem, config, choose.Core()) for config in asked]
     assert chosen == asked[key.index(min(key))] == asked[0]
     assert len(asked) == min(len(choose.candidates(problem, made)), choose.MOST)
@@ -934,6 +1022,8 @@ def test_the_reason_names_what_was_tried() -> None:
     assert "10 µs a list per 8 rows, 20 µs with a list per row" in both
     pairs = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "V7 K9 2x1 G1 pairs": 2e-5})
     assert "20 µs with shared and own lists per 2 rows" in pairs
+    lanes = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "across 2x14": 2e-5})
+    assert "20 µs with output channels in the lanes" in lanes
     assert "cost model" in told("dense", 0.5, {})
     assert "nothing to skip" in told("depthwise", 0.5, {})
     inside = lower.Made("d", "", "depthwise", 1.0, 1e6, within="p")
