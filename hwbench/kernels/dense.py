@@ -131,6 +131,8 @@ class _Writer:
     def _clear(self) -> None:
         """Write zeros to the padding between rows that no tile reaches."""
         s, layout = self.s, self.s.target
+        if not s.left:
+            return
         with (T.parallel if s.parallel else T.serial)(0, s.images * s.rows) as number:
             plane = (number // s.rows * s.planes + number % s.rows) * layout.plane
             for vector in s.left:
@@ -153,11 +155,13 @@ class _Writer:
                 T.buffer_store(own, value, [lane])
         each = -(-s.taps // s.cuts)
         count = each if s.taps % s.cuts == 0 else T.min(each, s.taps - cut * each)
+        following, part = block * s.taps + (cut + 1) * each, T.min(number, s.height - 1) * each
         with T.serial(0, count) as step:
+            # In a closure for threads LLVM no longer knows that arguments do not overlap, and
+            # would store every sum before it asks for anything.
+            if not s.parallel:
+                self._fetch(following, part + step)
             self._step(sums, block, tile, cut * each + step)
-            self._fetch(
-                block * s.taps + (cut + 1) * each, T.min(number, s.height - 1) * each + step
-            )
         for own, place in zip(sums, places, strict=True):
             with T.vectorized(0, s.lanes) as lane:
                 T.buffer_store(self.sums, own[lane], [place + lane])

@@ -57,8 +57,8 @@ def encode(
     groups: the padded ones write to planes that nobody reads. Where planes do not come in such
     blocks, the last block begins earlier and overlaps the one before: its rows are computed
     twice, to the same values, which needs a single K block. Within a group the shorter lists
-    are padded with zero values at their own (or the group's) taps, where a dense layer
-    multiplies by zero too: NaN spreads no further than it would there.
+    share their last value among the steps that are left (zero times Inf would be NaN); empty
+    ones have zeros at the group's taps, where a dense layer multiplies by zero too.
     """
     count, taps = weights.shape
     padded = round_up(count, row_block * group)
@@ -194,7 +194,13 @@ def _segment(
             taps[len(own) :, column] = own[-1]
             taps[: len(own), column] = own
             values[: len(own), column] = grouped[member][:, own].T
+            _share(values[:, column], len(own))
     return taps, values
+
+
+def _share(values: Floats, count: int) -> None:
+    """Spread the last of `count` values over the steps behind it, in equal shares."""
+    values[count - 1 :] = values[count - 1] / np.float32(len(values) - count + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +233,8 @@ def sell(weights: Floats, lanes: int, unroll: int = 2) -> Sell:
             column[: len(own), lane] = own
             column[len(own) :, lane] = own[-1] if len(own) else 0
             value[: len(own), lane] = weights[member, own]
+            if len(own):
+                _share(value[:, lane], len(own))
         columns.append(column.ravel())
         values.append(value.ravel())
         slices.append(slices[-1] + steps)
