@@ -12,7 +12,7 @@ import functools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,13 +86,18 @@ class Chooser:
             self.new.add(key)
             self.spent += time.perf_counter() - start
         seconds = self.times.get(key, {})
-        return min(found, key=lambda c: seconds.get(c.label, float("inf")))
+        return min(found, key=lambda c: (seconds.get(c.label, float("inf")), _untried(c, seconds)))
 
     def save(self) -> None:
         """Remember what was timed."""
         if self.memory is not None:
             self.memory.keep({key: self.times[key] for key in self.new})
         self.new.clear()
+
+
+def _untried(config: Config, seconds: Mapping[str, float]) -> bool:
+    """Return whether the model alone speaks for a kernel that it was not held against."""
+    return config.across and config.label not in seconds
 
 
 def _ranked(problem: Problem, configs: Sequence[Config]) -> list[Config]:

@@ -4,7 +4,8 @@ A row of 14 or 7 pixels leaves lanes of 16 idle; channels come in multiples of 1
 weights is multiplied by one pixel, repeated in every lane (the outer product of Goto and van de
 Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"). Sums are turned to rows of
 pixels before they are stored, so that the layouts around need not know. While one part of the
-weights is used, the next one is fetched: layers of few pixels read theirs from memory.
+weights is used, the next one is fetched (in code for one thread): layers of few pixels read
+theirs from memory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Dense:
 
     ``height`` vectors of output channels and ``pixels`` of a row make a tile; ``blocks`` are its
     positions over channels, ``tiles`` those over rows and images, stored after every ``chunk``;
-    the taps are cut into ``cuts``, one after the other for all tiles of a chunk.
+    ``cut`` taps at a time are summed, for all tiles of a chunk.
     ``left`` are the vectors of the target's core that tiles do not fill.
     """
 
@@ -42,7 +43,7 @@ class Dense:
     blocks: int
     tiles: int
     chunk: int
-    cuts: int
+    cut: int
     left: tuple[int, ...]
     x_size: int
     y_size: int
@@ -57,6 +58,16 @@ class Dense:
     def channels(self) -> int:
         """Output channels of a block."""
         return self.height * self.lanes
+
+    @property
+    def cuts(self) -> int:
+        """Cuts of the taps, the last perhaps shorter."""
+        return -(-self.taps // self.cut)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of tiles, the last perhaps shorter."""
+        return -(-self.tiles // self.chunk)
 
     @property
     def square(self) -> int:
@@ -117,16 +128,26 @@ class _Writer:
             size = s.chunk * s.pixels * s.channels
             self.sums = T.alloc_buffer((size,), "float32", scope="global")
             self.turned = T.alloc_buffer((s.lanes * s.chunk * s.wide,), "float32", scope="global")
-            with T.serial(0, s.tiles // s.chunk) as chunk:
-                with T.serial(0, s.cuts) as cut, T.serial(0, s.chunk) as tile:
-                    self._tile(block, cut, chunk * s.chunk + tile, tile)
-                with T.serial(0, s.height) as vector:
-                    with T.serial(0, s.chunk) as tile:
-                        self._turn(vector, tile)
-                    with T.serial(0, s.lanes) as channel, T.serial(0, s.chunk) as tile:
-                        row = self.firsts[block] + vector * s.lanes + channel
-                        self._row(row, channel, chunk * s.chunk + tile, tile)
+            with T.serial(0, s.chunks) as chunk:
+                self._chunk(block, chunk)
         halo(self.y, s.target, s.images, s.rows, s.planes, parallel=s.parallel)
+
+    def _chunk(self, block: Any, chunk: Any) -> None:
+        """Write a chunk of tiles: their sums, then channel by channel."""
+        s = self.s
+        first = chunk * s.chunk
+        count = s.chunk if s.tiles % s.chunk == 0 else T.min(s.chunk, s.tiles - first)
+        with T.serial(0, s.cuts) as cut:
+            after = T.Select(chunk + 1 < s.chunks, block, block + 1) * s.taps
+            following = T.Select(cut + 1 < s.cuts, block * s.taps + (cut + 1) * s.cut, after)
+            with T.serial(0, count) as tile:
+                self._tile(block, cut, first + tile, tile, following)
+        with T.serial(0, s.height) as vector:
+            with T.serial(0, count) as tile:
+                self._turn(vector, tile)
+            with T.serial(0, s.lanes) as channel, T.serial(0, count) as tile:
+                row = self.firsts[block] + vector * s.lanes + channel
+                self._row(row, channel, first + tile, tile)
 
     def _clear(self) -> None:
         """Write zeros to the padding between rows that no tile reaches."""
@@ -139,8 +160,11 @@ class _Writer:
                 at = plane + layout.lead + vector * s.lanes
                 T.buffer_store(self.y, T.Broadcast(T.float32(0), s.lanes), [T.Ramp(at, 1, s.lanes)])
 
-    def _tile(self, block: Any, cut: Any, tile: Any, number: Any) -> None:
-        """Write the sums of one tile, the `number`-th of its chunk, over one cut of the taps."""
+    def _tile(self, block: Any, cut: Any, tile: Any, number: Any, following: Any) -> None:
+        """Write the sums of one tile, the `number`-th of its chunk, over one cut of the taps.
+
+        ``following`` is the first tap, counted over all blocks, of the cut that comes next.
+        """
         s = self.s
         sums = registers(s.pixels * s.height, s.lanes)
         places = [
@@ -153,15 +177,14 @@ class _Writer:
                 if s.cuts > 1:
                     value = T.Select(cut == 0, value, self.sums[place + lane])
                 T.buffer_store(own, value, [lane])
-        each = -(-s.taps // s.cuts)
-        count = each if s.taps % s.cuts == 0 else T.min(each, s.taps - cut * each)
-        following, part = block * s.taps + (cut + 1) * each, T.min(number, s.height - 1) * each
+        count = s.cut if s.taps % s.cut == 0 else T.min(s.cut, s.taps - cut * s.cut)
+        part = T.min(number, s.height - 1) * s.cut
         with T.serial(0, count) as step:
             # In a closure for threads LLVM no longer knows that arguments do not overlap, and
             # would store every sum before it asks for anything.
             if not s.parallel:
                 self._fetch(following, part + step)
-            self._step(sums, block, tile, cut * each + step)
+            self._step(sums, block, tile, cut * s.cut + step)
         for own, place in zip(sums, places, strict=True):
             with T.vectorized(0, s.lanes) as lane:
                 T.buffer_store(self.sums, own[lane], [place + lane])
@@ -180,7 +203,7 @@ class _Writer:
     def _fetch(self, tap: Any, vector: Any) -> None:
         """Ask for a vector of weights behind a tap: memory is read while we compute.
 
-        The first tiles of a chunk ask for all that the next cut needs.
+        The first tiles of a chunk, one a vector of channels, ask for what the next cut needs.
         """
         s = self.s
         last = s.blocks * s.taps * s.channels - s.lanes

@@ -271,7 +271,8 @@ def _across(p: Problem, config: Config, name: str) -> Kernel:
     spots = [(row, column) for row in range(target.height) for column in columns]
     x, y = (tuple(s.lead + s.tap(*spot) for spot in spots) for s in (source, target))
     stored = layouts.round_up(pixels, dense.square(pixels, target.lanes))
-    chunk = max(n for n in range(1, CHUNK + 1) if len(spots) % n == 0)
+    tiles = len(spots) * p.images
+    each = -(-taps // -(-taps * channels * 4 // AHEAD_BYTES))
     blocks = dense.firsts(p.rows, channels)
     shape = dense.Dense(
         lanes=target.lanes,
@@ -279,9 +280,9 @@ def _across(p: Problem, config: Config, name: str) -> Kernel:
         height=config.row_block,
         pixels=pixels,
         blocks=len(blocks),
-        tiles=len(spots) * p.images,
-        chunk=chunk,
-        cuts=-(-taps * channels * 4 // AHEAD_BYTES),
+        tiles=tiles,
+        chunk=-(-tiles // -(-tiles // CHUNK)),
+        cut=each,
         left=layouts.unwritten(target, list(zip(x, y, strict=True)), stored),
         x_size=p.images * p.x_image,
         y_size=p.y_size,

@@ -211,11 +211,14 @@ class _Writer:
         self.y = argument("y", s.y_size)
         if s.shifts:
             self._shift()
-        with (T.parallel if s.parallel else T.serial)(0, s.parts * s.tiles) as job:
+        loop = T.parallel if s.parallel else T.serial
+        # The tiles of one part in their order, by one thread: some write over others.
+        outer, inner = (loop, T.serial) if s.parts > 1 else (T.serial, loop)
+        with outer(0, s.parts) as part, inner(0, s.tiles) as tile:
             panel = min(s.k_block, s.taps) * self.width
             self.panel = T.alloc_buffer((panel,), "float32", scope="global") if s.pack else None
-            self.part = job // s.tiles * (k_blocks + 1)
-            self._tile(job % s.tiles, k_blocks)
+            self.part = part * (k_blocks + 1)
+            self._tile(tile, k_blocks)
         halo(self.y, s.target, s.images, s.rows, s.planes, parallel=s.parallel)
 
     def _shift(self) -> None:

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tvm
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
@@ -232,6 +232,7 @@ def test_output_channels_in_the_lanes(
         return across[-1]
 
     found, layers = ours(path, x, lanes, threads=threads, choice=chosen)
+    assume(across)
     expected = theirs(model, x)
     assert np.abs(found - expected).max() <= 1e-5 * max(float(np.abs(expected).max()), 1e-3)
     assert sum(layer.config.startswith("across") for layer in layers) == len(across)
@@ -687,6 +688,26 @@ def test_exponentials_and_what_is_made_of_them(lanes: int) -> None:
 
 
 @pytest.mark.parametrize("lanes", MACHINES)
+def test_tiles_that_write_over_others_keep_their_order_on_many_threads(
+    lanes: int, tmp_path: Path
+) -> None:
+    """Rows of another length overhang; 24 rows in blocks of 8 are 3 parts for 4 threads."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((24, 5, 2, 2)).astype(np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)]
+    x = rng.standard_normal((2, 5, 13, 13)).astype(np.float32)
+    model, path = document(nodes, weights, x.shape[1:]), tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    made = build.machine(MACHINES[lanes].mcpu, threads=4)
+    lowered = lower.lower(graph.read(path, 2), made, lambda p: Config(1, WHOLE, 8))
+    text = str(lowered.module)
+    loops = [line for line in text.splitlines() if "T.parallel" in line]
+    assert any("T.parallel(3)" in line for line in loops), loops
+    found, _ = ours(path, x, lanes, threads=4, choice=lambda p: Config(1, WHOLE, 8))
+    np.testing.assert_allclose(found, theirs(model, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lanes", MACHINES)
 @pytest.mark.parametrize("tokens", [1, 16])
 def test_infinity_stays_infinity_in_lists_that_are_padded(
     lanes: int, tokens: int, tmp_path: Path
@@ -993,6 +1014,20 @@ def test_choices_are_remembered(tmp_path: Path) -> None:
     assert set(memory.of(made, file).recall()) == {problem.signature}
     file.write_text("torn {")
     assert memory.of(made, file).recall() == {}
+
+
+def test_what_was_not_timed_is_none_of_the_kernels_that_must_be() -> None:
+    problem = point(np.random.default_rng(0), 64, 64)
+    dense = dataclasses.replace(problem, matrix=np.ones_like(problem.matrix))
+    made = build.machine()
+    if made.lanes != 16:
+        pytest.skip("needs AVX-512: else no kernel has channels in the lanes here")
+    configs = choose.candidates(dense, made)
+    across = next(config for config in configs if config.across)
+    chooser = choose.Chooser(made, 0.0)
+    assert not chooser(dense).across
+    chooser.times[dense.signature] = {across.label: 1.0}
+    assert chooser(dense) == across
 
 
 def test_a_race_over_its_budget_stops() -> None:
