@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import tvm
 
-from hwbench.kernels import TRY_FROM, layouts
+from hwbench.kernels import TRY_FROM
 from hwbench.kernels.build import Machine
-from hwbench.kernels.layouts import Blocked, Planar, tiles
+from hwbench.kernels.layouts import Blocked, Planar, cover, tiles
 from hwbench.kernels.memory import Memory
 from hwbench.kernels.problem import WHOLE, Config, Kernel, Problem, kernel, window_kernel
 
@@ -101,7 +101,7 @@ def _untried(config: Config, seconds: Mapping[str, float]) -> bool:
 
 
 def _ranked(problem: Problem, configs: Sequence[Config]) -> list[Config]:
-    """Return configurations, the likeliest of each kind (lists, fused) first, then the seconds.
+    """Return configurations, the likeliest of each kind first, then the seconds.
 
     At most `MOST`, but one of every kind. When the time ends early each kind has then been
     timed: sparse is not taken for want of a rival.
@@ -270,7 +270,7 @@ def _across(problem: Problem, made: Machine) -> Iterator[Config]:
     sizes = ((2, 14), (3, 9), (3, 8)) if made.registers > 16 else ((2, 6),)
     for height, most in sizes:
         if problem.rows >= height * target.lanes:
-            wide = layouts.cover(target.width, most)[1]
+            wide = cover(target.width, most)[1]
             yield Config(wide, WHOLE, height, across=True)
 
 
@@ -363,13 +363,12 @@ def predicted(problem: Problem, config: Config, core: Core) -> float:
 def _outer(problem: Problem, config: Config, core: Core) -> float:
     """Return the cycles expected of the kernel with channels in the lanes."""
     height, wide, lanes = config.row_block, config.vectors, problem.target.lanes
-    columns = layouts.cover(problem.target.width, wide)[0]
-    tiles_ = len(columns) * problem.target.height * problem.images
+    tile_count = len(cover(problem.target.width, wide)[0]) * problem.target.height * problem.images
     blocks, taps = math.ceil(problem.rows / (height * lanes)), problem.matrix.shape[1]
     step = max(height * wide / core.fused, (height + wide) / core.loads) + 0.75
     # Beyond the sums: they are turned, and stored pixel by pixel of a row.
     cycles: float = blocks * (taps * step + height * lanes * 8.0)
-    return tiles_ * cycles + _stream(problem, problem.matrix.size, core)
+    return tile_count * cycles + _stream(problem, problem.matrix.size, core)
 
 
 def _steps(problem: Problem, row_block: int, k_block: int) -> tuple[int, float]:

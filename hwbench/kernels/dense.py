@@ -24,6 +24,10 @@ from hwbench.kernels.template import Epilogue, activate, argument, finish, halo
 
 GROUP = 4
 """Lanes inside which shuffles are cheap."""
+CHUNK = 16
+"""Tiles at most that are stored together: their sums fit the first cache."""
+AHEAD_BYTES = 256 << 10
+"""Of weights that are asked for while as many are used: second-level caches hold both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,8 @@ class Dense:
     """What the loops depend on; sizes count elements.
 
     ``height`` vectors of output channels and ``pixels`` of a row make a tile; ``blocks`` are its
-    positions over channels, ``tiles`` those over rows and images, stored after every ``chunk``;
-    ``cut`` taps at a time are summed, for all tiles of a chunk.
-    ``left`` are the vectors of the target's core that tiles do not fill.
+    positions over channels, ``tiles`` those over rows and images. ``left`` are the vectors of
+    the target's core that tiles do not fill.
     """
 
     lanes: int
@@ -42,8 +45,6 @@ class Dense:
     pixels: int
     blocks: int
     tiles: int
-    chunk: int
-    cut: int
     left: tuple[int, ...]
     x_size: int
     y_size: int
@@ -60,9 +61,19 @@ class Dense:
         return self.height * self.lanes
 
     @property
+    def cut(self) -> int:
+        """Taps that are summed for all tiles of a chunk before the next ones are."""
+        return -(-self.taps // -(-self.taps * self.channels * 4 // AHEAD_BYTES))
+
+    @property
     def cuts(self) -> int:
         """Cuts of the taps, the last perhaps shorter."""
         return -(-self.taps // self.cut)
+
+    @property
+    def chunk(self) -> int:
+        """Tiles that are stored together."""
+        return -(-self.tiles // -(-self.tiles // CHUNK))
 
     @property
     def chunks(self) -> int:
@@ -72,7 +83,7 @@ class Dense:
     @property
     def square(self) -> int:
         """Pixels that are turned together."""
-        return square(self.pixels, self.lanes)
+        return side(self.pixels, self.lanes)
 
     @property
     def wide(self) -> int:
@@ -80,7 +91,7 @@ class Dense:
         return round_up(self.pixels, self.square)
 
 
-def square(pixels: int, lanes: int) -> int:
+def side(pixels: int, lanes: int) -> int:
     """Return how many pixels are turned together: a power of two, 4 to a vector."""
     return min(max(1 << (pixels - 1).bit_length(), GROUP), lanes)
 
@@ -246,7 +257,7 @@ class _Writer:
 
 
 def registers(count: int, lanes: int) -> list[Any]:
-    """Return so many vectors: a buffer each, since larger ones would be kept in memory too."""
+    """Return so many vectors, a buffer each."""
     return [T.alloc_buffer((lanes,), "float32", scope="local") for _ in range(count)]
 
 
@@ -269,17 +280,17 @@ def turned(square: Sequence[Any], lanes: int) -> list[Any]:
         bit = 1 << number
         made, after = registers(count, lanes), held.copy()
         for row in range(count):
-            pair, lanes_ = [row & ~bit, row | bit], halves[int(row & bit > 0)]
-            after[row] = np.concatenate(held[pair])[lanes_]
-            mixed = T.Shuffle([parts[one] for one in pair], lanes_.tolist())
+            pair, taken = [row & ~bit, row | bit], halves[int(row & bit > 0)]
+            after[row] = np.concatenate(held[pair])[taken]
+            mixed = T.Shuffle([parts[one] for one in pair], taken.tolist())
             T.buffer_store(made[row], mixed, [whole])
         parts, held = [own[whole] for own in made], after
     found: list[Any] = [None] * count
     for part, places in zip(parts, held, strict=True):
         pixels, channels = places // lanes, places % lanes
         order = np.lexsort((pixels, channels))
-        sorted_ = bool((order == np.arange(lanes)).all())
-        found[int(channels.min())] = part if sorted_ else T.Shuffle([part], order.tolist())
+        done = bool((order == np.arange(lanes)).all())
+        found[int(channels.min())] = part if done else T.Shuffle([part], order.tolist())
     return found
 
 

@@ -237,19 +237,16 @@ def tiles(source: Layout, target: Layout, window: Window, vectors: int) -> Tiles
         ]
         # What no row reaches is written first, as padding: the pixels beside it are overwritten.
         past = target.lead + target.core - count * lanes
-        spots = [target.lead + v * lanes for v in unwritten(target, pairs, count * lanes)]
-        pairs = [(source.lead, min(spot, past)) for spot in spots] + pairs
+        missed = unwritten(target, [y for _, y in pairs], count * lanes)
+        pairs = [(source.lead, min(target.lead + v * lanes, past)) for v in missed] + pairs
     along = tuple(v * lanes for v in range(count))
     return Tiles(tuple(x for x, _ in pairs), tuple(y for _, y in pairs), along, along)
 
 
-def unwritten(target: Planar, pairs: Sequence[tuple[int, int]], length: int) -> tuple[int, ...]:
-    """Return the vectors of the core with elements beyond all tiles, of `length` each.
-
-    `pairs` are the tiles' positions in the input's and in the output's plane.
-    """
+def unwritten(target: Planar, starts: Sequence[int], length: int) -> tuple[int, ...]:
+    """Return the vectors of the core with elements beyond all tiles, of `length` from `starts`."""
     written = np.zeros(target.plane, bool)
-    for _, start in pairs:
+    for start in starts:
         written[start : start + length] = True
     core = written[target.lead : target.lead + target.core].reshape(-1, target.lanes)
     return tuple(np.flatnonzero(~core.all(1)).tolist())

@@ -69,10 +69,6 @@ ACROSS = "across"
 """A label's start: output channels in the lanes, so many vectors of them by so many pixels."""
 WHOLE = 1 << 20
 """A K block that no layer fills: no blocking."""
-CHUNK = 16
-"""Tiles of a dense kernel at most that are stored together: their sums fit the first cache."""
-AHEAD_BYTES = 256 << 10
-"""Of weights that a dense kernel asks for while it uses as many: second-level caches hold both."""
 WINDOW_VECTORS = 7
 """Vectors a tile of a depthwise layer or pooling."""
 
@@ -270,9 +266,7 @@ def _across(p: Problem, config: Config, name: str) -> Kernel:
     columns, pixels = layouts.cover(target.width, config.vectors)
     spots = [(row, column) for row in range(target.height) for column in columns]
     x, y = (tuple(s.lead + s.tap(*spot) for spot in spots) for s in (source, target))
-    stored = layouts.round_up(pixels, dense.square(pixels, target.lanes))
-    tiles = len(spots) * p.images
-    each = -(-taps // -(-taps * channels * 4 // AHEAD_BYTES))
+    stored = layouts.round_up(pixels, dense.side(pixels, target.lanes))
     blocks = dense.firsts(p.rows, channels)
     shape = dense.Dense(
         lanes=target.lanes,
@@ -280,10 +274,8 @@ def _across(p: Problem, config: Config, name: str) -> Kernel:
         height=config.row_block,
         pixels=pixels,
         blocks=len(blocks),
-        tiles=tiles,
-        chunk=-(-tiles // -(-tiles // CHUNK)),
-        cut=each,
-        left=layouts.unwritten(target, list(zip(x, y, strict=True)), stored),
+        tiles=len(spots) * p.images,
+        left=layouts.unwritten(target, y, stored),
         x_size=p.images * p.x_image,
         y_size=p.y_size,
         rows=p.rows,

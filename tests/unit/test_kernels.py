@@ -50,7 +50,7 @@ few = settings(
 
 @pytest.fixture(autouse=True, scope="module")
 def spoilt_memory() -> Iterator[None]:
-    """What is read before it was written is a huge number, not the zero that it often is."""
+    """Memory that is new, and read before it was written, holds huge numbers instead of zeros."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
     perturb = -6
     if mallopt is not None:
@@ -205,7 +205,7 @@ def test_output_channels_in_the_lanes(
     residual: bool, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Rows that fill no block, pixels that fill no square, cuts of the taps, several threads."""
-    monkeypatch.setattr("hwbench.kernels.problem.AHEAD_BYTES", ahead)
+    monkeypatch.setattr("hwbench.kernels.dense.AHEAD_BYTES", ahead)
     shape |= {"rows": height * lanes + rows, "group": 1}
     model, x = convolution(shape)
     if residual:
@@ -698,12 +698,15 @@ def test_tiles_that_write_over_others_keep_their_order_on_many_threads(
     x = rng.standard_normal((2, 5, 13, 13)).astype(np.float32)
     model, path = document(nodes, weights, x.shape[1:]), tmp_path / "m.onnx"
     onnx.save(model, str(path))
+
+    def choice(problem: Problem) -> Config:
+        return Config(1, WHOLE, 8)
+
     made = build.machine(MACHINES[lanes].mcpu, threads=4)
-    lowered = lower.lower(graph.read(path, 2), made, lambda p: Config(1, WHOLE, 8))
-    text = str(lowered.module)
-    loops = [line for line in text.splitlines() if "T.parallel" in line]
+    module = lower.lower(graph.read(path, 2), made, choice).module
+    loops = [line for line in str(module).splitlines() if "T.parallel" in line]
     assert any("T.parallel(3)" in line for line in loops), loops
-    found, _ = ours(path, x, lanes, threads=4, choice=lambda p: Config(1, WHOLE, 8))
+    found, _ = ours(path, x, lanes, threads=4, choice=choice)
     np.testing.assert_allclose(found, theirs(model, x), rtol=1e-5, atol=1e-5)
 
 
