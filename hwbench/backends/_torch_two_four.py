@@ -1,0 +1,110 @@
+"""Products with 2:4 weights on sparse tensor cores: cuSPARSELt, or CUTLASS where it is not there.
+
+cuSPARSELt has dozens of algorithms, may write its result turned, and may split the sum; which one
+is fastest depends on the shape, so they are tried on the GPU. Its operators are torch's own
+(``torch._cslt_*``), with the names and schemas of torch 2.7 to 2.13. Not a plug-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hwbench.backends._torch_time import How, fastest, quiet
+
+Choice = tuple[bool, int, int]
+"""Whether the result is written turned, the algorithm, into how many parts the sum is split."""
+
+_PLAIN: Choice = (True, 0, 1)
+_ALGORITHMS = 40
+"""cuSPARSELt 0.6.2 numbers 37; what is not there is refused and left out."""
+_CHOSEN: dict[tuple[object, ...], Choice] = {}
+
+
+def available() -> bool:
+    """Return whether this torch comes with cuSPARSELt."""
+    return bool(torch.backends.cusparselt.is_available())
+
+
+class Cusparselt:
+    """A packed 2:4 weight; int8 weights give int32 products."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Pack a weight (outputs, inputs) of fp16, bf16 or int8."""
+        self._shape = tuple(weight.shape)
+        self._packed = torch._cslt_compress(weight.contiguous())
+        self._short = weight.dtype == torch.int8
+        self._multiple = 16 if self._short else 8
+        self._choice = _PLAIN
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is kept, its places included."""
+        return int(self._packed.nbytes)
+
+    def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
+        """Choose the algorithm that is fastest for these rows (m, inputs)."""
+        decides = (*self._shape, rows.dtype, len(rows), bias is None, how)
+        if decides not in _CHOSEN:
+            first = [
+                (turned, number, 1) for number in range(_ALGORITHMS) for turned in (True, False)
+            ]
+            best = self._fastest(first, rows, bias, how)
+            more = [best, *((best[0], best[1], parts) for parts in (2, 4))]
+            _CHOSEN[decides] = self._fastest(more, rows, bias, how)
+        self._choice = _CHOSEN[decides]
+
+    def _fastest(
+        self, choices: list[Choice], rows: Tensor, bias: Tensor | None, how: How
+    ) -> Choice:
+        return choices[fastest([self._with(c, bias) for c in choices], rows, how)]
+
+    def _with(self, choice: Choice, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return lambda rows: self._multiply(rows, bias, choice)
+
+    def __call__(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return (m, outputs) of rows (m, inputs), the bias (outputs,) added."""
+        return self._multiply(rows, bias, self._choice)
+
+    def _multiply(self, rows: Tensor, bias: Tensor | None, choice: Choice) -> Tensor:
+        turned, number, parts = choice
+        m = rows.shape[0]
+        missing = -m % self._multiple
+        if missing:
+            rows = F.pad(rows, (0, 0, 0, missing))
+        given: dict[str, Any] = {"out_dtype": torch.int32} if self._short else {}
+        if parts > 1:
+            given |= {"split_k": parts, "split_k_mode": 1}
+        found = torch._cslt_sparse_mm(
+            self._packed, rows.t(), bias=bias, transpose_result=turned, alg_id=number, **given
+        )
+        found = found if turned else found.t()
+        return found[:m] if missing else found
+
+
+class Cutlass:
+    """A packed 2:4 weight for torch's own CUTLASS kernels, fp16 and bf16."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Pack a weight (outputs, inputs)."""
+        from torch.sparse import SparseSemiStructuredTensorCUTLASS
+
+        with quiet():
+            self._weight: Any = SparseSemiStructuredTensorCUTLASS.from_dense(weight.contiguous())
+        self._bytes = weight.nbytes * 9 // 16
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is kept: half of the weights, and two bits for each of them."""
+        return self._bytes
+
+    def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
+        """Choose nothing: there is one kernel."""
+
+    def __call__(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return (m, outputs) of rows (m, inputs), the bias (outputs,) added."""
+        return F.linear(rows, self._weight, bias)
