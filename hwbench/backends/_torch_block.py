@@ -89,6 +89,12 @@ class BlockKernel:
         """The bytes of the blocks that are kept."""
         return self._data.nbytes
 
+    @property
+    def chosen(self) -> str:
+        """The launch, once it was chosen."""
+        launch = self._launch
+        return f"{launch.tile} rows, {launch.warps} warps, {launch.stages} deep" if launch else ""
+
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         """Choose the launch that is fastest for these rows (m, inputs)."""
         decides = (*self._shape, self._size, len(self._data), rows.dtype, len(rows), how)
@@ -126,10 +132,9 @@ def launches(rows: int, size: int) -> list[Launch]:
     fitting = [t for t in _TILES if t <= max(16, triton.next_power_of_2(rows))]
     found = [Launch(fitting[-1])]
     for tile in reversed(fitting[-3:]):
-        # A warp for 16 x 32 outputs at least; more than eight only wait for each other.
-        most = max(1, tile * size // 512)
-        for warps in (w for w in (2, 4, 8) if w <= most):
-            found += [Launch(tile, warps, stages) for stages in (2, 3, 5)]
+        # Hopper's matrix unit takes four warps together; small tiles have no work for so many.
+        for warps in (4, 8) if tile * size >= 4096 else (2, 4):
+            found += [Launch(tile, warps, stages) for stages in (2, 4)]
     return list(dict.fromkeys(found))
 
 

@@ -52,6 +52,11 @@ class Int8:
 
             self._rows, self._finish = kernels.rows, kernels.finish
 
+    @property
+    def chosen(self) -> str:
+        """How the 2:4 product is made; empty for a dense one."""
+        return "" if self._sparse is None else str(self._sparse.chosen)
+
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         """Choose the 2:4 product that is fastest for these rows."""
         if self._sparse is not None:

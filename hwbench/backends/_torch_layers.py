@@ -43,6 +43,10 @@ class Kernel(Protocol):
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         """Choose what is fastest for rows like these, where there is a choice."""
 
+    @property
+    def chosen(self) -> str:
+        """What was chosen, in a few words; empty: there was no choice."""
+
     def __call__(self, rows: Tensor, bias: Tensor | None = None, /) -> Tensor:
         """Return (m, outputs), the bias (outputs,) added."""
 
@@ -147,7 +151,7 @@ def offers(weight: Tensor, options: Options) -> list[Offer]:
         if pairs:
             found.append(Offer("int8 2:4", pack_int8_2_4))
     elif pairs:
-        found.append(Offer("2:4", pack_2_4))
+        found += [Offer("2:4", pack_2_4), Offer("2:4 CUTLASS", pack_cutlass)]
     size = block_size(weight) if zeros else 0
     if size:
         from hwbench.backends._torch_block import pack
@@ -157,12 +161,17 @@ def offers(weight: Tensor, options: Options) -> list[Offer]:
 
 
 def pack_2_4(weight: Tensor) -> Kernel:
-    """Pack a 2:4 weight for the GPU's sparse tensor cores (cuSPARSELt, or else CUTLASS)."""
-    from hwbench.backends import _torch_two_four
+    """Pack a 2:4 weight for the GPU's sparse tensor cores."""
+    from hwbench.backends._torch_two_four import Cusparselt
 
-    if _torch_two_four.available():
-        return _torch_two_four.Cusparselt(weight)
-    return _torch_two_four.Cutlass(weight)
+    return Cusparselt(weight)
+
+
+def pack_cutlass(weight: Tensor) -> Kernel:
+    """Pack a 2:4 weight for torch's own CUTLASS kernels."""
+    from hwbench.backends._torch_two_four import Cutlass
+
+    return Cutlass(weight)
 
 
 def pack_int8(weight: Tensor) -> Kernel:
@@ -256,12 +265,13 @@ def _best(
     taken: tuple[float, nn.Module | None, int] = (FASTER, None, -1)
     for offer in found:
         try:
-            made, ratio = _tried(layer, example, offer, options, how)
+            made, ratio = tried(layer, example, offer, options, how)
         except foreign() as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             said.append(f"{offer.name} not possible ({first[:120]})")
             continue
-        said.append(f"{offer.name} takes {ratio:.2f} of dense")
+        chosen = f" ({made.kernel.chosen})" if made.kernel.chosen else ""
+        said.append(f"{offer.name}{chosen} takes {ratio:.2f} of dense")
         asked = options.sparse == "force" or offer.name.startswith("int8")
         if ratio < taken[0] or (asked and taken[1] is None):
             taken = (ratio, made, len(said) - 1)
@@ -270,7 +280,7 @@ def _best(
     return taken[1], "; ".join(said)
 
 
-def _tried(
+def tried(
     layer: Linear | Conv2d, example: Tensor, offer: Offer, options: Options, how: How
 ) -> tuple[Replaced, float]:
     """Return a layer's replacement and its time over the dense layer's; raises what it raises."""

@@ -1,4 +1,4 @@
-"""Products with 2:4 weights on sparse tensor cores: cuSPARSELt, or CUTLASS where it is not there.
+"""Products with 2:4 weights on sparse tensor cores, by cuSPARSELt and by CUTLASS.
 
 cuSPARSELt has dozens of algorithms, may write its result turned, and may split the sum; which one
 is fastest depends on the shape, so they are tried on the GPU. Its operators are torch's own
@@ -25,11 +25,6 @@ _ALGORITHMS = 40
 _CHOSEN: dict[tuple[object, ...], Choice] = {}
 
 
-def available() -> bool:
-    """Return whether this torch comes with cuSPARSELt."""
-    return bool(torch.backends.cusparselt.is_available())
-
-
 class Cusparselt:
     """A packed 2:4 weight; int8 weights give int32 products."""
 
@@ -45,6 +40,13 @@ class Cusparselt:
     def nbytes(self) -> int:
         """The bytes of what is kept, its places included."""
         return int(self._packed.nbytes)
+
+    @property
+    def chosen(self) -> str:
+        """The algorithm, and how its result is written."""
+        turned, number, parts = self._choice
+        split = f", sum in {parts} parts" if parts > 1 else ""
+        return f"cuSPARSELt {number}{', turned' if turned else ''}{split}"
 
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         """Choose the algorithm that is fastest for these rows (m, inputs)."""
@@ -101,6 +103,11 @@ class Cutlass:
     def nbytes(self) -> int:
         """The bytes of what is kept: half of the weights, and two bits for each of them."""
         return self._bytes
+
+    @property
+    def chosen(self) -> str:
+        """Nothing: there is one kernel."""
+        return ""
 
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         """Choose nothing: there is one kernel."""

@@ -23,6 +23,7 @@ from hwbench import registry
 from hwbench.backends import _torch_layers
 from hwbench.backends._torch_layers import Replaced
 from hwbench.backends._torch_net import Conv2d, Linear
+from hwbench.backends._torch_time import How
 from hwbench.backends.torch import Options, TorchSession, tolerance
 from hwbench.conditions import nvml
 from hwbench.errors import StageError
@@ -83,7 +84,7 @@ def close(found: np.ndarray, wanted: np.ndarray, limit: float) -> bool:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "int8"])
-@pytest.mark.parametrize("mode", ["eager", "compile", "graph"])
+@pytest.mark.parametrize("mode", ["eager", "compile", "graph", "compile+graph"])
 def test_every_mode_and_precision_answers_as_the_cpu_does(
     mode: str, precision: str, tmp_path: Path
 ) -> None:
@@ -160,12 +161,29 @@ def alike(found: Tensor, wanted: Tensor, limit: float = 2e-2) -> bool:
 @AMPERE
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 33, 256])
-def test_2_4_multiplies_as_the_dense_layer(dtype: torch.dtype, rows: int) -> None:
+@pytest.mark.parametrize("pack", [_torch_layers.pack_2_4, _torch_layers.pack_cutlass])
+def test_2_4_multiplies_as_the_dense_layer(pack: Any, dtype: torch.dtype, rows: int) -> None:
     layer = Linear(two_four(512, 1024).to(dtype), torch.randn(512, device=DEVICE).to(dtype))
     x = torch.randn(rows, 1024, device=DEVICE).to(dtype)
     with torch.inference_mode():
-        packed = Replaced(layer, _torch_layers.pack_2_4(layer.weight.detach()))
+        packed = Replaced(layer, pack(layer.weight.detach()))
         assert alike(packed(x), layer(x))
+        packed.tune(x, How(graph=True))
+        assert alike(packed(x), layer(x)), packed.kernel.chosen
+
+
+@AMPERE
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("rows", [1, 33, 256])
+@pytest.mark.parametrize("pack", [_torch_layers.pack_int8, _torch_layers.pack_int8_2_4])
+def test_8_bits_multiply_nearly_as_the_dense_layer(pack: Any, rows: int, graph: bool) -> None:
+    weight = two_four(512, 1024).bfloat16()
+    layer = Linear(weight, torch.randn(512, device=DEVICE).bfloat16())
+    x = torch.randn(rows, 1024, device=DEVICE).bfloat16()
+    with torch.inference_mode():
+        packed = Replaced(layer, pack(layer.weight.detach()))
+        packed.tune(x, How(graph=graph))
+        assert _torch_layers.difference(packed(x), layer(x)) < 2e-2, packed.kernel.chosen
 
 
 @AMPERE
@@ -189,7 +207,11 @@ def test_the_block_kernel_multiplies_as_the_dense_layer(
 
     weight = blocks(512, 768, size).to(dtype)
     x = torch.randn(rows, 768, device=DEVICE).to(dtype)
-    assert alike(pack(weight, size)(x), x @ weight.t())
+    bias = torch.randn(512, device=DEVICE).to(dtype)
+    kernel = pack(weight, size)
+    assert alike(kernel(x), x @ weight.t())
+    kernel.tune(x, bias, How(graph=True, evict=1 << 26))
+    assert alike(kernel(x, bias), x @ weight.t() + bias), kernel.chosen
 
 
 def test_what_is_taken_was_measured_to_be_faster() -> None:
@@ -284,7 +306,9 @@ def test_the_doctor_knows_it(tmp_path: Path) -> None:
 
 def test_a_small_study_whole(tmp_path: Path) -> None:
     house = House.build(tmp_path)
-    small = ["workload.width=512", "batch=32", "measure.generations=2", "measure.looks=[3]"]
+    small = ["workload.width=512", "workload.depth=2", "batch=32", "measure.generations=2",
+             "measure.looks=[3]", "measure.energy_seconds=1", "measure.warmup_seconds=1",
+             "backends={torch: [{precision: bf16, mode: graph}]}"]  # fmt: skip
     change = [word for setting in small for word in ("--set", setting)]
     house.run("bench", "--recipe", "gpu-mlp", "--target", "cuda", *change)
     results = house.results()

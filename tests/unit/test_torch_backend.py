@@ -246,7 +246,7 @@ class Plain:
 
     def __init__(self, weight: Tensor, times: int = 1, factor: float = 1.0) -> None:
         self._weight, self._times, self._factor = weight, times, factor
-        self.nbytes = weight.nbytes
+        self.nbytes, self.chosen = weight.nbytes, ""
 
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         self.tuned_for = rows.shape

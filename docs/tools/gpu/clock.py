@@ -10,14 +10,16 @@ the two empty the cache in different ways.
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from table import NETS, do_bench, prepared, sessions
+from kept import append
+from table import Group, do_bench, loaded
+
+from hwbench.errors import StageError
 
 _ROUNDS, _CALLS, _LIMIT = 9, 25, 0.03
 
@@ -27,29 +29,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", dest="batches", action="append", type=int)
     parser.add_argument("--precision", dest="precisions", action="append")
+    parser.add_argument("--models", type=Path, default=Path(".hwbench/gpu-models"))
+    parser.add_argument("--out", type=Path, default=Path("gpu-table"))
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("there is no GPU here, and nothing to be said without one")
-    asked.device, asked.mode, asked.small = "cuda", "graph", False
+    asked.device, asked.small = "cuda", False
+    asked.out.mkdir(parents=True, exist_ok=True)
     worst = 0.0
-    with tempfile.TemporaryDirectory() as home:
-        notes: list[str] = []
-        models = {"dense": prepared(next(iter(NETS)), asked, Path(home) / "m", notes)["dense"]}
-        kinds = itertools.product(asked.precisions or ["tf32", "bf16"], asked.batches or [32, 256])
-        for precision, batch in kinds:
-            where = Path(home) / f"{precision}-{batch}"
-            for _, session in sessions(models, precision, batch, asked, where, notes):
-                ratios = [
-                    do_bench(session)
-                    / (statistics.median(session.time_call() for _ in range(_CALLS)) * 1e-9)
-                    for _ in range(_ROUNDS)
-                ]
-                off = statistics.median(ratios) - 1
-                worst = max(worst, abs(off))
-                print(f"{precision} batch {batch}: do_bench / ours - 1 = {off:+.1%}", flush=True)
-        for note in notes:
-            print(note)
+    for precision in asked.precisions or ["bf16", "tf32"]:
+        for batch in asked.batches or [256, 32]:
+            off = difference(Group("mlp", precision, "graph", batch, ("dense",)), asked)
+            worst = max(worst, abs(off))
+            entry = {"precision": precision, "batch": batch, "do_bench over ours, less 1": off}
+            append(asked.out / "clock.jsonl", entry)
+            print(f"{precision} batch {batch}: do_bench / ours - 1 = {off:+.1%}", flush=True)
     return int(worst > _LIMIT)
+
+
+def difference(group: Group, asked: argparse.Namespace) -> float:
+    """Return how far do_bench is from our timer, as a share; raises what could not be loaded."""
+    with tempfile.TemporaryDirectory() as home:
+        for _, _, session in loaded(group, asked, Path(home)):
+            if isinstance(session, StageError):
+                raise session
+            ours = lambda s=session: statistics.median(s.time_call() for _ in range(_CALLS))  # noqa: E731
+            rounds = (do_bench(session) / (ours() * 1e-9) for _ in range(_ROUNDS))
+            return statistics.median(rounds) - 1
+    raise AssertionError(group)
 
 
 if __name__ == "__main__":
