@@ -11,7 +11,7 @@
 # DEVICE=cpu tries all of it with tiny sizes and without a GPU. STEPS="tests table" runs these alone.
 # WHEELS=folder installs from files, where there is no network. PYTHON=... is the interpreter.
 set -uo pipefail
-minutes=${1:-8}
+seconds=$(awk -v minutes="${1:-8}" 'BEGIN {printf "%d", 60 * minutes}')
 results=$(realpath -m "${2:-gpu-results}")
 cd "$(dirname "$0")/../../.."
 device=${DEVICE:-cuda}
@@ -23,19 +23,19 @@ export PYTHONUNBUFFERED=1
 models=${MODELS:-$results/models}
 
 say() { echo "[$(($(date +%s) - begun)) s] $*" | tee -a "$results/progress.log"; }
-left() { echo $((minutes * 60 - $(date +%s) + begun)); }
+left() { echo $((seconds - $(date +%s) + begun)); }
 finished() { touch "$results/done/$1"; say "$1: done"; }
 
 # run STEP SECONDS COMMAND...: within that time, with a log; a step that was done is not run again.
 run() {
-    local step=$1 seconds=$2
+    local step=$1 limit=$2
     shift 2
     [[ " $steps " == *" ${step%%-*} "* ]] || return 0
     [[ -e $results/done/$step ]] && { say "$step: was done before"; return 0; }
     local most
     most=$(left)
     ((most < 10)) && { say "$step: no time was left"; return 0; }
-    ((seconds < most)) && most=$seconds
+    ((limit < most)) && most=$limit
     say "$step: begins, $most s at most"
     timeout --signal=INT --kill-after=10 "$most" "$@" >>"$results/$step.log" 2>&1
     local status=$?
@@ -91,10 +91,10 @@ describe >>"$results/machine.txt" 2>&1
 tail -n 8 "$results/machine.txt"
 cores=$(nproc)
 if [[ " $steps " == *" table "* || " $steps " == *" clock "* ]]; then
-    # On the host's other cores while the tests run; a file that is there is not made again.
+    # On the host's other cores while the tests run. Whoever needs a model that is being made waits.
     "$python" docs/tools/gpu/table.py "${small[@]}" --models "$models" --out "$results" \
-        --prepare $((cores > 8 ? 6 : 2)) >"$results/prepare.log" 2>&1 &
-    preparing=$!
+        --prepare $((cores > 8 ? 7 : 2)) >"$results/prepare.log" 2>&1 &
+    trap 'kill %1 2>/dev/null' EXIT
 fi
 if [[ $device == cuda ]]; then
     run tests "${TESTS_SECONDS:-200}" "$python" -m pytest -q -rs -n 4 --durations=8 -p no:cacheprovider \
@@ -105,7 +105,6 @@ else
 fi
 run crossover 90 "$python" docs/tools/gpu/crossover.py "${small[@]}" --minutes 1.3 --out "$results" \
     $([[ $device == cpu ]] && echo --dtype float32)
-[[ -n ${preparing:-} ]] && { say "waits for the models"; wait "$preparing"; tail -n 2 "$results/prepare.log"; }
 [[ $device == cuda ]] && run clock 40 "$python" docs/tools/gpu/clock.py --batch 256 --precision bf16 \
     --models "$models" --out "$results"
 # Where a study follows, it gets two fifths of what is left.

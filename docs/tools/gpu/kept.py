@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from hwbench import files
+
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a file; one that a stop cut off is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    """Return the entries of a file; a line that a stop cut off is left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def append(path: Path, entry: dict[str, Any]) -> None:
-    """Add a line to a file and see it on disk."""
-    with path.open("a") as stream:
-        stream.write(json.dumps(entry) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Add an entry to a file and see it on disk."""
+    files.append(path, json.dumps(entry))

@@ -37,7 +37,7 @@ import torch
 from kept import append, lines
 from scipy import stats as scipy_stats
 
-from hwbench import registry
+from hwbench import files, registry
 from hwbench.compile import compile_model
 from hwbench.compress import compress
 from hwbench.conditions import nvml
@@ -291,19 +291,25 @@ def prepared(net: str, label: str, small: bool, models: Path) -> OnnxModel:
 
     Every variant starts from the dense weights of the same seed, so each can be made alone.
     """
-    torch.set_num_threads(2)
     name = re.sub(r"[^a-z0-9]+", "-", f"{net} {label}".lower()) + ("-small" if small else "")
     folder = models / name
-    kept = folder / "model.json"
-    if kept.exists():
+    models.mkdir(parents=True, exist_ok=True)
+    with files.locked(models / f"{name}.lock", wait=True):
+        kept = folder / "model.json"
+        if not kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            files.write(kept, json.dumps(to_json(_made(net, label, small, folder))))
+            print(f"{net} {label}: prepared", flush=True)
         return from_json(OnnxModel, json.loads(kept.read_text()))
-    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(net: str, label: str, small: bool, folder: Path) -> OnnxModel:
+    torch.set_num_threads(2)
     (folder / "dense").mkdir(parents=True)
     (folder / "weights").mkdir()
-    options = (SMALL if small else NETS)[net]
-    workload = registry.create("workloads", "untrained", options)
+    workload = registry.create("workloads", "untrained", (SMALL if small else NETS)[net])
     none = TrainSpec(epochs=0)
-    plain = CompressionSpec(WorkloadSpec("untrained", options), none)
+    plain = CompressionSpec(WorkloadSpec("untrained", (SMALL if small else NETS)[net]), none)
     pattern, sparsity = VARIANTS[label]
     multiple = 64 if pattern == "channel" and not small else 1
     wanted = plain if pattern == "dense" else replace(
@@ -313,11 +319,7 @@ def prepared(net: str, label: str, small: bool, models: Path) -> OnnxModel:
     start = compress(plain, workload, None, folder / "dense", lambda _share: None)
     if pattern != "dense":
         start = compress(wanted, workload, start, folder / "weights", lambda _share: None)
-    model = export(ExportSpec(wanted), start, workload, folder)
-    kept.with_suffix(".tmp").write_text(json.dumps(to_json(model)))
-    kept.with_suffix(".tmp").rename(kept)
-    print(f"{net} {label}: prepared", flush=True)
-    return model
+    return export(ExportSpec(wanted), start, workload, folder)
 
 
 def loaded(
