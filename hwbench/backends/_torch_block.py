@@ -27,21 +27,30 @@ _INTERPRETED = bool(triton.knobs.runtime.interpret)
 @triton.jit
 def _products(
     x, data, columns, starts, bias, y, m, k, n,
-    SIZE: tl.constexpr, TILE: tl.constexpr, BIASED: tl.constexpr,  # noqa: N803  (Triton's way)
-    EXACT: tl.constexpr, PLAIN: tl.constexpr,  # noqa: N803
+    SIZE: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,  # noqa: N803  (Triton's way)
+    CUT: tl.constexpr, BIASED: tl.constexpr, EXACT: tl.constexpr, PLAIN: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    band = tl.program_id(1)
+    # Where there are few bands and few rows, several programs share a band's outputs.
+    band = tl.program_id(1) // CUT
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = rows < m
-    place = tl.arange(0, SIZE)
-    found = tl.zeros((TILE, SIZE), dtype=tl.float32)
-    lines = x + rows[:, None] * k + place[None, :]
-    squares = data + place[:, None] * SIZE + place[None, :]
-    for block in range(tl.load(starts + band), tl.load(starts + band + 1)):
-        column = tl.load(columns + block) * SIZE
-        left = tl.load(lines + column, mask=inside[:, None], other=0.0)
+    output = tl.program_id(1) % CUT * (SIZE // CUT) + tl.arange(0, SIZE // CUT)
+    tap = tl.arange(0, SIZE * GROUP)
+    # A step takes several blocks: their loads are under way together.
+    member, place = tap // SIZE, tap % SIZE
+    found = tl.zeros((TILE, SIZE // CUT), dtype=tl.float32)
+    lines = x + rows[:, None] * k
+    squares = data + output[:, None] * SIZE + (member * SIZE * SIZE + place)[None, :]
+    last = tl.load(starts + band + 1)
+    for block in range(tl.load(starts + band), last, GROUP):
+        there = member < last - block
+        column = tl.load(columns + block + member, mask=there, other=0) * SIZE + place
+        # What the compiler cannot see: a block's columns lie side by side.
+        column = tl.max_contiguous(tl.multiple_of(column, SIZE), SIZE)
+        left = tl.load(lines + column[None, :], mask=inside[:, None], other=0.0)
         # Read as it is stored, (output, input), so that the loads are wide; turned on the way.
-        right = tl.trans(tl.load(squares + block * SIZE * SIZE))
+        right = tl.load(squares + block * SIZE * SIZE, mask=there[None, :], other=0.0)
+        right = tl.trans(right)
         if PLAIN:
             left, right = left.to(tl.float32), right.to(tl.float32)
         if EXACT:
@@ -49,16 +58,22 @@ def _products(
         else:
             found += tl.dot(left, right)
     if BIASED:
-        found += tl.load(bias + band * SIZE + place).to(tl.float32)[None, :]
-    where = y + rows[:, None] * n + band * SIZE + place[None, :]
+        found += tl.load(bias + band * SIZE + output).to(tl.float32)[None, :]
+    where = y + rows[:, None] * n + band * SIZE + output[None, :]
     tl.store(where, found.to(y.dtype.element_ty), mask=inside[:, None])
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the kernel is launched: rows of a tile, warps of a program, depth of its pipeline."""
+    """How the kernel is launched.
+
+    Rows of a tile, blocks of a step, programs that share a row of blocks, warps of a program,
+    depth of its pipeline.
+    """
 
     tile: int
+    group: int = 1
+    cut: int = 1
     warps: int = 4
     stages: int = 3
 
@@ -93,13 +108,16 @@ class BlockKernel:
     def chosen(self) -> str:
         """The launch, once it was chosen."""
         launch = self._launch
-        return f"{launch.tile} rows, {launch.warps} warps, {launch.stages} deep" if launch else ""
+        if launch is None:
+            return ""
+        sizes = f"{launch.tile} rows, {launch.group} blocks a step, {launch.cut} a band"
+        return f"{sizes}, {launch.warps} warps, {launch.stages} deep"
 
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         """Choose the launch that is fastest for these rows (m, inputs)."""
         decides = (*self._shape, self._size, len(self._data), rows.dtype, len(rows), how)
         if decides not in _CHOSEN:
-            offers = launches(len(rows), self._size)
+            offers = launches(len(rows), self._size, self._shape[0])
             place = fastest([self._with(launch, bias) for launch in offers], rows, how)
             _CHOSEN[decides] = offers[place]
         self._launch = _CHOSEN[decides]
@@ -109,33 +127,47 @@ class BlockKernel:
 
     def __call__(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return (m, outputs) of rows (m, inputs), the bias (outputs,) added."""
-        return self._multiply(rows, bias, self._launch or launches(len(rows), self._size)[0])
+        return self._multiply(rows, bias, self._launch or plain(len(rows), self._size))
 
     def _multiply(self, rows: Tensor, bias: Tensor | None, launch: Launch) -> Tensor:
         outputs, inputs = self._shape
         rows = rows.contiguous()
         m = rows.shape[0]
         found = rows.new_empty((m, outputs))
-        grid = (triton.cdiv(m, launch.tile), outputs // self._size)
+        grid = (triton.cdiv(m, launch.tile), outputs // self._size * launch.cut)
         exact = rows.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
         _products[grid](
             rows, self._data, self._columns, self._starts,
             self._data if bias is None else bias, found, m, inputs, outputs,
-            SIZE=self._size, TILE=launch.tile, BIASED=bias is not None, EXACT=exact,
-            PLAIN=_INTERPRETED, num_warps=launch.warps, num_stages=launch.stages,
+            SIZE=self._size, TILE=launch.tile, GROUP=launch.group, CUT=launch.cut,
+            BIASED=bias is not None, EXACT=exact, PLAIN=_INTERPRETED,
+            num_warps=launch.warps, num_stages=launch.stages,
         )  # fmt: skip
         return found
 
 
-def launches(rows: int, size: int) -> list[Launch]:
-    """Return the launches worth trying; the first is what is taken untried."""
-    fitting = [t for t in _TILES if t <= max(16, triton.next_power_of_2(rows))]
-    found = [Launch(fitting[-1])]
-    for tile in reversed(fitting[-3:]):
-        # Hopper's matrix unit takes four warps together; small tiles have no work for so many.
-        for warps in (4, 8) if tile * size >= 4096 else (2, 4):
-            found += [Launch(tile, warps, stages) for stages in (2, 4)]
+def plain(rows: int, size: int) -> Launch:
+    """Return the launch that is taken where none was timed."""
+    return Launch(_fitting(rows)[-1], max(1, 64 // size))
+
+
+def launches(rows: int, size: int, outputs: int) -> list[Launch]:
+    """Return the launches worth trying for rows (m, inputs) and a weight (outputs, inputs)."""
+    found = []
+    for tile in (t for t in reversed(_fitting(rows)[-2:]) if t >= min(rows, 64)):
+        programs = triton.cdiv(rows, tile) * outputs // size
+        # 16 outputs make a product; a GPU has a hundred multiprocessors and more to keep busy.
+        cuts = [c for c in (1, 2, 4) if size // c >= 16 and (c == 1 or programs * c <= 256)]
+        # Hopper's matrix unit takes four warps together; only large tiles have work for eight.
+        for warps in (4, 8) if tile * size >= 4096 else (4,):
+            for taps, depths in ((64, (2, 4)), (128, (3,)), (256, (2,))):
+                group = max(1, taps // size)
+                found += [Launch(tile, group, c, warps, d) for c in cuts for d in depths]
     return list(dict.fromkeys(found))
+
+
+def _fitting(rows: int) -> list[int]:
+    return [t for t in _TILES if t <= max(16, triton.next_power_of_2(rows))]
 
 
 def pack(weight: Tensor, size: int) -> BlockKernel:

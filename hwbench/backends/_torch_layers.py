@@ -151,7 +151,7 @@ def offers(weight: Tensor, options: Options) -> list[Offer]:
         if pairs:
             found.append(Offer("int8 2:4", pack_int8_2_4))
     elif pairs:
-        found += [Offer("2:4", pack_2_4), Offer("2:4 CUTLASS", pack_cutlass)]
+        found += pairs_offers(options)
     size = block_size(weight) if zeros else 0
     if size:
         from hwbench.backends._torch_block import pack
@@ -160,11 +160,28 @@ def offers(weight: Tensor, options: Options) -> list[Offer]:
     return found
 
 
+def pairs_offers(options: Options) -> list[Offer]:
+    """Return the ways to multiply by a 2:4 weight on this GPU."""
+    found = [Offer("2:4", pack_2_4)]
+    if "graph" in options.mode:  # launched from Python, more kernels only take longer
+        found.append(Offer("2:4 halves", pack_halves))
+    if torch.cuda.get_device_capability()[0] == 8:  # torch has CUTLASS's for no other
+        found.append(Offer("2:4 CUTLASS", pack_cutlass))
+    return found
+
+
 def pack_2_4(weight: Tensor) -> Kernel:
     """Pack a 2:4 weight for the GPU's sparse tensor cores."""
     from hwbench.backends._torch_two_four import Cusparselt
 
     return Cusparselt(weight)
+
+
+def pack_halves(weight: Tensor) -> Kernel:
+    """Pack a 2:4 weight cut in two along its inputs."""
+    from hwbench.backends._torch_two_four import Halves
+
+    return Halves(weight)
 
 
 def pack_cutlass(weight: Tensor) -> Kernel:

@@ -161,7 +161,12 @@ def alike(found: Tensor, wanted: Tensor, limit: float = 2e-2) -> bool:
 @AMPERE
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 33, 256])
-@pytest.mark.parametrize("pack", [_torch_layers.pack_2_4, _torch_layers.pack_cutlass])
+@pytest.mark.parametrize(
+    "pack",
+    [_torch_layers.pack_2_4, _torch_layers.pack_halves,
+     pytest.param(_torch_layers.pack_cutlass, marks=pytest.mark.skipif(
+         capability()[0] != 8, reason="torch has CUTLASS's 2:4 kernels for GPUs of 8.x alone"))],
+)  # fmt: skip
 def test_2_4_multiplies_as_the_dense_layer(pack: Any, dtype: torch.dtype, rows: int) -> None:
     layer = Linear(two_four(512, 1024).to(dtype), torch.randn(512, device=DEVICE).to(dtype))
     x = torch.randn(rows, 1024, device=DEVICE).to(dtype)

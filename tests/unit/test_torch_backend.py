@@ -347,14 +347,14 @@ for size, dtype, m in [(16, "float32", 5), (16, "bfloat16", 40), (32, "float16",
     assert error <= limit, (size, dtype, m, error)
     # Every launch that may be chosen computes the same, bias and all.
     bias = torch.randn(2 * size).to(kind)
-    tiles = {launch.tile: launch for launch in launches(m, size)}
-    for launch in tiles.values():  # warps and stages are nothing to the interpreter
+    kinds = {(l.tile, l.group, l.cut): l for l in launches(m, size, 2 * size)}
+    for launch in kinds.values():  # warps and stages are nothing to the interpreter
         found = kernel._multiply(x, bias, launch)
         error = float((found.float() - wanted - bias.float()).abs().max() / wanted.abs().max())
         assert error <= limit, (size, dtype, m, launch, error)
 small = BlockKernel(torch.eye(16), 16)
 small.tune(torch.ones(3, 16), None, How())
-assert small._launch in launches(3, 16)
+assert small._launch in launches(3, 16, 16)
 nothing = BlockKernel(torch.zeros(32, 32), 16)
 assert not nothing(torch.ones(3, 32)).any()
 try:

@@ -97,13 +97,13 @@ if [[ " $steps " == *" table "* || " $steps " == *" clock "* ]]; then
     trap 'kill %1 2>/dev/null' EXIT
 fi
 if [[ $device == cuda ]]; then
-    run tests "${TESTS_SECONDS:-200}" "$python" -m pytest -q -rs -n 4 --durations=8 -p no:cacheprovider \
+    run tests "${TESTS_SECONDS:-200}" "$python" -m pytest -q -rs -p no:benchmark -n 6 --durations=8 -p no:cacheprovider \
         tests/integration/test_on_a_gpu.py
 else
     run tests 200 "$python" -m pytest -q -rs -p no:cacheprovider tests/unit/test_torch_backend.py \
         tests/integration/test_on_a_gpu.py
 fi
-run crossover 90 "$python" docs/tools/gpu/crossover.py "${small[@]}" --minutes 1.3 --out "$results" \
+run crossover 100 "$python" docs/tools/gpu/crossover.py "${small[@]}" --minutes "${CROSSOVER:-1.5}" --out "$results" \
     $([[ $device == cpu ]] && echo --dtype float32)
 [[ $device == cuda ]] && run clock 40 "$python" docs/tools/gpu/clock.py --batch 256 --precision bf16 \
     --models "$models" --out "$results"

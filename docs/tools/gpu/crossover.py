@@ -27,8 +27,8 @@ from hwbench.backends._torch_net import Linear
 from hwbench.backends._torch_time import How, foreign
 from hwbench.backends.torch import Options
 
-SIZES = ((4096, 4096), (8192, 8192), (3072, 768), (1024, 1024))
-ROWS = (256, 32, 1, 4096)
+SIZES = ((4096, 4096), (8192, 8192), (16384, 4096), (3072, 768), (1024, 1024))
+ROWS = (256, 32, 1, 1024, 4096)
 BLOCKS = ((64, 0.9), (64, 0.7), (32, 0.9), (16, 0.9), (64, 0.5), (64, 0.8), (64, 0.95))
 PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
@@ -76,7 +76,8 @@ def kinds(
     if device == "cpu":
         return
     yield "2:4", Offer("2:4", _torch_layers.pack_2_4), pairs
-    yield "2:4 CUTLASS", Offer("2:4", _torch_layers.pack_cutlass), pairs
+    for offer in _torch_layers.pairs_offers(Options(device="cuda", mode="graph"))[1:]:
+        yield offer.name, offer, pairs
     yield "int8 2:4", Offer("int8 2:4", _torch_layers.pack_int8_2_4), pairs
     from hwbench.backends._torch_block import pack
 
