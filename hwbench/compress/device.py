@@ -40,14 +40,16 @@ _UNREPEATABLE = (
 
 _FULL = ("out of memory", "_STATUS_ALLOC_FAILED")
 
-_MIXED = (
-    "expected all tensors to be on the same device",
-    "device type tensor to numpy",
-    "indices should be either on",
-    "device type for generator",
-    "weight type (torch.",
+_MIXED = re.compile(
+    r"expected all tensors to be on the same device"
+    r"|device type tensor to numpy"
+    r"|indices should be either on"
+    r"|device type for generator"
+    r"|\(torch\.cuda\.\w+\).*\(torch\.(?!cuda)"
+    r"|\(torch\.(?!cuda).*\(torch\.cuda\.",
+    re.IGNORECASE,
 )
-"""How torch says that tensors of the CPU and of a GPU meet in one operator (in lower case)."""
+"""How torch says that tensors of the CPU and of a GPU meet in one operator."""
 
 
 @dataclass(slots=True)
@@ -217,7 +219,7 @@ def _told(cause: BaseException, where: str, train: TrainSpec) -> StageError | No
             mend="a smaller train.batch (recover.batch for the recovery), or end what else is on "
             "the GPU",
         )
-    if any(word in line.lower() for word in _MIXED):
+    if _MIXED.search(line):
         return StageError(
             "compress",
             f"tensors on the CPU and on the GPU meet: {line}",
