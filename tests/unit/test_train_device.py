@@ -102,7 +102,7 @@ def test_weights_are_made_where_their_last_training_is() -> None:
     there = dataclasses.replace(SPEC, train=ON_H100)
     assert there.training.device == "cpu"
     for schedule in ("lottery", "lr_rewinding", "scratch"):
-        again = dataclasses.replace(there, schedule=schedule)  # type: ignore[arg-type]
+        again = dataclasses.replace(there, schedule=schedule)
         assert again.training.gpu == H100
     assert there.whole_training.gpu == H100
 
@@ -190,20 +190,21 @@ def test_another_gpu_than_the_planned_one_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def _settings() -> tuple[object, ...]:
-    cudnn: Any = torch.backends.cudnn
+    backends: Any = torch.backends
+    cudnn = backends.cudnn
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         cudnn.deterministic,
         cudnn.benchmark,
-        torch.backends.cuda.matmul.fp32_precision,
+        backends.cuda.matmul.fp32_precision,
         cudnn.conv.fp32_precision,
         cudnn.rnn.fp32_precision,
-        torch.backends.cuda.matmul.allow_tf32,
+        backends.cuda.matmul.allow_tf32,
         cudnn.allow_tf32,
-        torch.backends.cuda.flash_sdp_enabled(),
-        torch.backends.cuda.mem_efficient_sdp_enabled(),
-        torch.backends.cuda.cudnn_sdp_enabled(),
+        backends.cuda.flash_sdp_enabled(),
+        backends.cuda.mem_efficient_sdp_enabled(),
+        backends.cuda.cudnn_sdp_enabled(),
     )
 
 
