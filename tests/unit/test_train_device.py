@@ -32,7 +32,7 @@ from hwbench.report import prose
 from hwbench.report.page import page
 from hwbench.store import Cache
 from hwbench.workloads.python import PythonWorkload
-from tests import synthetic
+from tests import pretend, pretended_trainings, synthetic
 from tests.contracts.test_workloads import EXAMPLE
 from tests.unit.test_report import judged
 
@@ -504,3 +504,38 @@ def test_the_report_says_where_models_were_trained() -> None:
     assert said == f"Models were trained on {H100}, recovered on the CPU, by torch 2.13.0."
     assert said in prose.decision_markdown(there)
     assert said in page(there)
+
+
+# --------------------------------------------------------------------------------------------
+# on another device
+
+
+@pytest.fixture(scope="module")
+def pretended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("pretended")
+    command = [sys.executable, "-m", "tests.pretended_trainings", str(folder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert not done.returncode, done.stderr
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", ["dense", *pretended_trainings.TRAININGS])
+def test_every_training_runs_wholly_on_its_device_and_comes_out_alike(
+    name: str, pretended: dict[str, dict[str, Any]]
+) -> None:
+    """On a device that computes as the CPU does, and refuses tensors that are not there."""
+    here, there = pretended[name]["cpu"], pretended[name][pretend.NAME]
+    assert there["weights"] == here["weights"]
+    assert there["scores"] == here["scores"]
+    assert there["notes"] == here["notes"]
+    steps = name != "statistics"  # nothing is trained
+    assert (here["seen"], there["seen"]) == ((["cpu"], [pretend.NAME]) if steps else ([], []))
+
+
+def test_a_step_that_truly_mixes_devices_is_told(pretended: dict[str, dict[str, Any]]) -> None:
+    said = pretended["mixed"]
+    assert "on the CPU and on the GPU meet" in said["what"]
+    assert "labels.device" in said["mend"]
