@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hwbench import pruners, registry, units
+from hwbench import cuda, pruners, registry, units
 from hwbench.config import plugins
 from hwbench.config.measure import MeasureTable
 from hwbench.errors import UserError, did_you_mean
@@ -28,6 +28,7 @@ from hwbench.records import (
     ShiftSpec,
     Strategy,
     Ticket,
+    TrainDevice,
     TrainSpec,
     WorkloadSpec,
     usual_steps,
@@ -59,10 +60,12 @@ class TrainTable(_Table):
     batch: int = Field(64, ge=2, description="samples per step")
     weight_decay: float = Field(5e-4, ge=0)
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps spent warming up")
+    device: TrainDevice = Field("cpu", description="where: cpu, or cuda (this machine's GPU)")
 
-    def record(self) -> TrainSpec:
-        """Return the record."""
-        return TrainSpec(**self.model_dump())
+    def record(self, where: str) -> TrainSpec:
+        """Return the record; raises `UserError` for a GPU that is not there."""
+        gpu = cuda.asked(f"{where}.device") if self.device == "cuda" else ""
+        return TrainSpec(**self.model_dump(), gpu=gpu)
 
 
 class MethodTable(_Table):
@@ -212,8 +215,8 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         name=name,
         title=file.title or name,
         workload=_workload(file.workload, path),
-        train=file.train.record(),
-        recovery=file.recover.record(),
+        train=file.train.record(f"{where}: train"),
+        recovery=file.recover.record(f"{where}: recover"),
         methods=_methods(file, where),
         seeds=tuple(file.search.seeds),
         backends=_backends(file.backends, path),

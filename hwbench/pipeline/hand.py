@@ -8,17 +8,19 @@ and not the run, and ends at once when its parent is gone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from hwbench import compile as compiling
-from hwbench import registry
+from hwbench import files, registry
 from hwbench.compress import allotted, compress, prunable, sensitivity
 from hwbench.errors import StageError, UserError
 from hwbench.export import disagreement, export, shifted
@@ -158,24 +160,35 @@ def _compressed(
     dense = None if spec.is_dense else _compressed(cache, spec.dense, workload, progress)
     by_trying = spec.scope == "sensitivity"
     tried = _sensed(cache, spec, workload, progress) if by_trying else None
-    return cache.make(
-        "compress",
-        spec.key,
-        CompressedModel,
-        lambda folder: compress(spec, workload, dense, folder, progress, tried),
-    )
+
+    def build(folder: Path) -> CompressedModel:
+        with _turn(cache, spec, progress):
+            return compress(spec, workload, dense, folder, progress, tried)
+
+    return cache.make("compress", spec.key, CompressedModel, build)
 
 
 def _sensed(
     cache: Cache, spec: CompressionSpec, workload: Workload, progress: Progress
 ) -> Sensitivity:
     dense = _compressed(cache, spec.dense, workload, progress)
-    return cache.make(
-        "sensitivity",
-        spec.alone.key,
-        Sensitivity,
-        lambda _folder: sensitivity(spec.alone, workload, dense, progress),
-    )
+
+    def build(_folder: Path) -> Sensitivity:
+        with _turn(cache, spec.alone, progress):
+            return sensitivity(spec.alone, workload, dense, progress)
+
+    return cache.make("sensitivity", spec.alone.key, Sensitivity, build)
+
+
+@contextlib.contextmanager
+def _turn(cache: Cache, spec: CompressionSpec, progress: Progress) -> Iterator[None]:
+    """Hold the GPU, where the spec's weights are made on one: hands train there one at a time."""
+    if spec.training.device == "cpu":
+        yield
+        return
+    # A hand that says nothing counts as hanging.
+    with files.locked(cache.root / "gpu.lock", wait=True, meanwhile=lambda: progress(0.0)):
+        yield
 
 
 def _compiled(

@@ -16,11 +16,21 @@ from hwbench.errors import UserError
 
 R = TypeVar("R")
 
+UNSAID = "unsaid"
+"""Mark, in a field's metadata, of one that is left out of JSON and hashes at its default.
+
+A field that came later is marked: without it, what was written and hashed before stays true.
+"""
+
 
 def to_json(value: Any) -> Any:
     """Return `value` as plain JSON data: dicts, lists, strings, numbers, booleans, None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: to_json(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get(UNSAID) and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from hwbench.records.plain import digest
+from hwbench.records.plain import UNSAID, digest
 
 _TELLING = {"provider": "cpu", "precision": "fp32", "mode": "eager", "l2": "warm"}
 """Options by which one backend is several candidates, with what needs no saying."""
@@ -35,11 +35,16 @@ class WorkloadSpec:
     digest: str = ""
 
 
+TrainDevice = Literal["cpu", "cuda"]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
     """How a model is trained or fine-tuned: SGD with Nesterov momentum, one-cycle rate.
 
     ``epochs == 0`` means no training (the workload's model comes trained, or no recovery).
+    ``device`` is where: ``cpu`` or ``cuda``; for the latter ``gpu`` names the GPU and the
+    libraries that decide the bits of the weights (`hwbench.cuda`), filled in when a run begins.
     """
 
     epochs: int = 10
@@ -47,6 +52,8 @@ class TrainSpec:
     batch: int = 64
     weight_decay: float = 5e-4
     warmup: float = 0.15
+    device: TrainDevice = field(default="cpu", metadata={UNSAID: True})
+    gpu: str = field(default="", metadata={UNSAID: True})
 
 
 Schedule = Literal["oneshot", "linear", "cubic", "iterative", "lr_rewinding", "lottery", "scratch"]
@@ -149,6 +156,13 @@ class CompressionSpec:
             options=self.options,
             recovery=recovery,
         )
+
+    @property
+    def training(self) -> TrainSpec:
+        """The training on whose device the weights are made, criteria and scores included."""
+        if self.schedule in ("lottery", "lr_rewinding", "scratch"):
+            return self.train
+        return self.recovery or self.train
 
     @property
     def epochs(self) -> int:

@@ -328,3 +328,196 @@ def test_a_small_study_whole(tmp_path: Path) -> None:
         assert "of the GPU, by the runtime's allocator" in values["peak_memory"]["note"]
         assert values["energy"]["tier"] == "counter"
         assert values["top1"]["value"] is None
+
+
+# --------------------------------------------------------------------------------------------
+# training
+
+
+def _train_spec(pattern: str = "dense", device: str = DEVICE, **more: Any) -> Any:
+    from hwbench.records import CompressionSpec, TrainSpec, WorkloadSpec
+
+    train: Any = TrainSpec(epochs=3, lr=0.1, device=device)  # type: ignore[arg-type]
+    recovery = None if pattern == "dense" else TrainSpec(2, lr=0.03, device=device)  # type: ignore[arg-type]
+    words = {"criterion": "l2", "scope": "local"} if pattern == "channel" else {}
+    sparsity = 0.0 if pattern == "dense" else 0.5
+    more = {**words, "recovery": recovery, "sparsity": sparsity, **more}
+    return CompressionSpec(WorkloadSpec("toy"), train, pattern, **more)
+
+
+def _trained(folder: Path, spec: Any, workload: Any = None, dense: Any = None) -> Any:
+    """Return what the compress room makes of a spec in a new folder, its dense model included."""
+    from hwbench.compress import compress
+
+    workload = registry.create("workloads", "toy") if workload is None else workload
+    folder.mkdir(parents=True)
+    if dense is None and not spec.is_dense:
+        dense = _trained(folder / "dense", spec.dense, workload)
+    (folder / "made").mkdir()
+    return compress(spec, workload, dense, folder / "made", lambda share: None)
+
+
+def _weights(made: Any) -> bytes:
+    found: bytes = (made.folder / "weights.safetensors").read_bytes()
+    return found
+
+
+class _Toy:
+    """The toy with another model or another loss."""
+
+    metric = "top1"
+
+    def __init__(self, model: Any = None, loss: Any = None) -> None:
+        toy = registry.create("workloads", "toy")
+        self.data, self.score = toy.data, toy.score
+        self.model = model or toy.model
+        self.train_step = loss or toy.train_step
+
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "taylor in steps": {
+        "pattern": "unstructured",
+        "criterion": "taylor",
+        "schedule": "cubic",
+        "steps": 3,
+    },
+    "hessian": {"pattern": "unstructured", "criterion": "hessian"},
+    "movement": {"pattern": "channel", "criterion": "movement"},
+    "wanda, taught": {
+        "pattern": "2:4",
+        "criterion": "wanda",
+        "scope": "local",
+        "healing": "distill",
+    },
+    "lottery": {"pattern": "channel", "schedule": "lottery", "steps": 2, "rewind": 1},
+    "rewinding": {"pattern": "unstructured", "schedule": "lr_rewinding", "steps": 2},
+    "scratch": {"pattern": "channel", "schedule": "scratch"},
+    "sensitivity": {"pattern": "unstructured", "scope": "sensitivity"},
+    "statistics": {"pattern": "unstructured", "healing": "bn", "recovery": None},
+}
+
+
+@pytest.mark.parametrize("words", TRAININGS.values(), ids=TRAININGS)
+def test_a_training_repeats_itself_to_the_bit_and_is_as_good_as_the_cpus(
+    words: dict[str, Any], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    spec, here = _train_spec(**words), _train_spec(**words, device="cpu")
+    assert spec.key != here.key
+    dense = None if spec.is_dense else _trained(tmp_path / "dense", spec.dense)
+    one, two = (_trained(tmp_path / name, spec, dense=dense) for name in ("one", "two"))
+    assert _weights(one) == _weights(two)
+    assert one.scores == two.scores
+    theirs, last = _trained(tmp_path / "cpu", here), list(one.scores)[-1]
+    assert one.scores[last] == pytest.approx(theirs.scores[last], abs=0.06)
+    assert not any("trained on" in note for note in theirs.notes)
+    assert any(note.startswith("trained on NVIDIA") for note in one.notes)
+    state = load_file(one.folder / "weights.safetensors")
+    assert {tensor.device.type for tensor in state.values()} == {"cpu"}
+
+
+def test_the_streams_of_random_numbers_go_on_as_if_nothing_had_been_trained(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(7)
+    before = torch.cuda.get_rng_state(), torch.get_rng_state()
+    _trained(tmp_path / "made", _train_spec())
+    assert torch.equal(torch.cuda.get_rng_state(), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_a_split_copied_batch_by_batch_gives_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwbench.compress import device
+
+    whole = _trained(tmp_path / "whole", _train_spec())
+    monkeypatch.setattr(device, "WHOLE", 0.0)
+    assert _weights(_trained(tmp_path / "copied", _train_spec())) == _weights(whole)
+
+
+def test_an_operator_without_a_deterministic_form_is_named_in_every_training(
+    tmp_path: Path,
+) -> None:
+    def model() -> nn.Module:
+        # Nine overlapping windows: their gradients are added in any order.
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 4)
+        )
+
+    for folder in ("one", "two"):
+        made = _trained(tmp_path / folder, _train_spec(), _Toy(model))
+        assert any("adaptive_avg_pool2d" in note for note in made.notes), made.notes
+
+
+def test_dropout_and_attention_repeat_themselves(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(24, 4, 48, dropout=0.2, batch_first=True)
+            self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(24, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.head(
+                self.body(x.flatten(2).transpose(1, 2).repeat(1, 1, 8)).mean(1)
+            )
+            return found
+
+    made = [_trained(tmp_path / name, _train_spec(), _Toy(Net)) for name in ("one", "two")]
+    assert _weights(made[0]) == _weights(made[1])
+    assert not any("attention" in note.lower() for note in made[0].notes)
+
+
+def test_a_full_gpu_costs_one_candidate_and_its_memory_comes_back(tmp_path: Path) -> None:
+    def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        held = [torch.empty(1 << 30, dtype=torch.int8, device=inputs.device) for _ in range(1000)]
+        return nn.functional.cross_entropy(model(inputs), labels) + len(held)
+
+    before = torch.cuda.memory_reserved()
+    with pytest.raises(StageError, match="the GPU's memory is full: CUDA") as caught:
+        _trained(tmp_path / "full", _train_spec(), _Toy(loss=loss))
+    assert "smaller train.batch" in caught.value.mend
+    assert torch.cuda.memory_reserved() <= before + (1 << 28)
+    assert _trained(tmp_path / "next", _train_spec()).scores["trained"] > 0.9
+
+
+def test_a_tensor_of_the_cpu_in_a_train_step_is_told(tmp_path: Path) -> None:
+    def mixing(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(inputs), torch.zeros(len(labels)).long())
+
+    def scaling(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(inputs * torch.ones(8)), labels)
+
+    def leaving(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return torch.tensor(labels.numpy().mean(), requires_grad=True)
+
+    for index, loss in enumerate((mixing, scaling, leaving)):
+        with pytest.raises(StageError, match="on the CPU and on the GPU meet") as caught:
+            _trained(tmp_path / str(index), _train_spec(), _Toy(loss=loss))
+        assert Path(caught.value.where.rpartition(":")[0]).name == Path(__file__).name
+        assert "labels.device" in caught.value.mend
+
+
+def test_the_gpu_is_named_alike_here_and_by_a_child() -> None:
+    from hwbench import cuda
+
+    name = cuda.here()
+    assert cuda.asked("here") == name
+    assert name.startswith(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+
+
+def test_a_study_trained_on_the_gpu_says_so(tmp_path: Path) -> None:
+    house = House.build(tmp_path)
+    small = ["train.device=cuda", "recover.device=cuda", "backends={onnxruntime: {}}"]
+    small += ["measure.generations=2", "measure.looks=[3]"]
+    change = [word for setting in small for word in ("--set", setting)]
+    house.run("bench", "--recipe", "smoke", "--target", "local-cpu", "--jobs", "2", *change)
+    notes = [note for result in house.results() for note in result["notes"]]
+    assert any(note.startswith("trained on NVIDIA") for note in notes)
+    # The hand sets the workspace before CUDA starts.
+    assert not any("CuBLAS" in note for note in notes)
+    text = (tmp_path / "reports/latest/decision.md").read_text()
+    assert f"Models were trained on {torch.cuda.get_device_name()}" in text
