@@ -7,6 +7,7 @@ is fastest depends on the shape, so they are tried on the GPU. Its operators are
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,9 @@ class Cusparselt:
                 (turned, number, 1) for number in range(_ALGORITHMS) for turned in (True, False)
             ]
             best = self._fastest(first, rows, bias, how)
-            more = [best, *((best[0], best[1], parts) for parts in (2, 4))]
+            turned, number, *_ = best
+            split = itertools.product((2, 4, 8), (0, 1))
+            more: list[Choice] = [(turned, number, parts, mode) for parts, mode in split]
             _CHOSEN[decides] = self._fastest(more, rows, bias, how)
         self._choice = _CHOSEN[decides]
 
