@@ -54,14 +54,11 @@ class Cusparselt:
         """Choose the algorithm that is fastest for these rows (m, inputs)."""
         decides = (*self._shape, rows.dtype, len(rows), bias is None, how)
         if decides not in _CHOSEN:
-            first = [
-                (turned, number, 1) for number in range(_ALGORITHMS) for turned in (True, False)
-            ]
-            best = self._fastest(first, rows, bias, how)
-            turned, number, *_ = best
+            every = itertools.product((True, False), range(_ALGORITHMS))
+            best = self._fastest([(turned, n, 1, -1) for turned, n in every], rows, bias, how)
             split = itertools.product((2, 4, 8), (0, 1))
-            more: list[Choice] = [(turned, number, parts, mode) for parts, mode in split]
-            _CHOSEN[decides] = self._fastest(more, rows, bias, how)
+            more = [(best[0], best[1], parts, mode) for parts, mode in split]
+            _CHOSEN[decides] = self._fastest([best, *more], rows, bias, how)
         self._choice = _CHOSEN[decides]
 
     def _fastest(
