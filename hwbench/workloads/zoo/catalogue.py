@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from hwbench.kernels.zoo import MobileNetV1, MobileNetV2, ResNet, ViTTiny
 from hwbench.workloads._resnet8 import ResNet8
 from hwbench.workloads.zoo import Network
+from hwbench.workloads.zoo.imagenet import MobileNetV1, MobileNetV2, ResNet, ViTTiny
 from hwbench.workloads.zoo.images import DSCNN, VGG, UNet
 from hwbench.workloads.zoo.lenet import LeNet5, LeNet300
 from hwbench.workloads.zoo.sequences import Encoder, Recurrent
