@@ -1,4 +1,4 @@
-"""What the corridor asks of a hand (a child process), and what a hand answers: JSON lines."""
+"""What a study asks of a hand (a child process), and what a hand answers: JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every step of the corridor needs, and the stamp that cached work carries."""
+"""What every step of the line needs, and the stamp that cached work carries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corridor: the only place that knows the order of the rooms."""
+"""The main question: from a recipe and a target to the model to ship, with evidence."""
 
 from __future__ import annotations
 

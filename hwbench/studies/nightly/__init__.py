@@ -1,4 +1,4 @@
-"""The second corridor: tonight's artifacts beside the pinned ones, on every target, every night.
+"""The nights: tonight's artifacts beside the pinned ones, on every target, every night.
 
 `run` goes over all pairs of a plan and leaves a report and a line of history; `baseline` pins
 what nights are held against. What is prepared, measured and scored is done by the rooms that a

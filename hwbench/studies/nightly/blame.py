@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwbench.conditions import differences
 from hwbench.errors import StageError, TargetError
@@ -14,9 +14,7 @@ from hwbench.regress import judge
 from hwbench.studies.nightly import sessions
 from hwbench.studies.nightly.pinned_models import Held, Model
 from hwbench.studies.nightly.sessions import Duel
-
-if TYPE_CHECKING:
-    from hwbench.studies.nightly.entry import Watch
+from hwbench.studies.nightly.watch import Watch
 
 _MOST = 4
 """Candidates that the blame is looked for; more would take a third of the night."""

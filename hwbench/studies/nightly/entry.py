@@ -22,10 +22,8 @@ from hwbench.records import (
     Change,
     Conditions,
     Decision,
-    Floor,
     NightlyPlan,
     Pair,
-    Pin,
     Reading,
     Recipe,
     Result,
@@ -42,52 +40,13 @@ from hwbench.studies.nightly import baseline, blame, history, pinned_models, ses
 from hwbench.studies.nightly.history import History
 from hwbench.studies.nightly.pinned_models import Held, Model
 from hwbench.studies.nightly.sessions import Duel, Key, Seen
+from hwbench.studies.nightly.watch import Watch
 
 _SECOND = 1_000_000
 """Added to the seed of the confirming session: another order, other environments."""
 _ENOUGH = 8
 """Nights after which what they scatter by is known."""
 _SUSPECT = frozenset({Status.WORSE, Status.LOST})
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """One pair under way."""
-
-    context: Context
-    plan: NightlyPlan
-    pin: Pin
-    kept: Held
-    ready: Sequence[Prepared]
-    duels: Sequence[Duel]
-    conditions: Conditions
-    seed: int
-
-    @property
-    def folder(self) -> Path:
-        """Where the raw samples of this pair go."""
-        return self.context.run.folder
-
-    def floor(self, metric: str) -> Floor:
-        """Return what is no change, by the plan or as usual."""
-        usual = FLOORS[metric]
-        return dataclasses.replace(usual, share=self.plan.floors.get(metric, usual.share))
-
-    def session(self, duels: Sequence[Duel], name: str, seed: int) -> Sitting:
-        """Return a session of both sides of some duels, with the pinned dense model as R."""
-        context = self.context
-        spec = dataclasses.replace(context.spec, seed=seed)
-        models = [m.compiled for d in duels for m in (d.pinned, d.tonight)]
-        phase = "measure" if name == "first" else "confirm"
-        return measure.measure(
-            models,
-            reference(self.kept).compiled,
-            context.target,
-            spec,
-            split(context, "validation").inputs,
-            self.folder / name,
-            lambda share, label: context.show(phase, share, f"{context.recipe.name}: {label}"),
-        )
 
 
 def watch(
@@ -125,11 +84,6 @@ def watch(
     pinned = frozenset(p.artifacts for p in history.load_pins(root, target.name, recipe.name))
     pinned_models.prune(home, pinned | {artifacts})
     return dataclasses.replace(pair, artifacts=artifacts, seconds=time.monotonic() - since)
-
-
-def reference(kept: Held) -> Model:
-    """Return the pinned dense model on the first backend that had one: R of every session."""
-    return next(m for m in kept.models if m.compiled.candidate.compression.is_dense)
 
 
 def _candidates(recipe: Recipe, target: TargetProfile, kept: Held) -> list[Candidate]:
