@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,6 @@ from hwbench.backends._torch_net import Conv2d, Linear
 from hwbench.backends._torch_time import How, foreign, ratio_of
 from hwbench.records import LayerNote, OnnxModel
 
-if TYPE_CHECKING:
-    from hwbench.backends.torch import Options
-
 FASTER = 0.97
 """A replacement must take less than this share of the dense layer's time."""
 BLOCKS = (64, 32, 16)
@@ -31,6 +28,30 @@ LEAST_EMPTY = 0.5
 ALIKE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 3e-2, "int8": 1e-1}
 """How far a replacement's answers may be from the dense layer's, by precision: the norm of the
 difference over the norm of the answers. Rounding stays far below, a wrong product far above."""
+
+
+class Options(Protocol):
+    """What of the backend's options decides about layers."""
+
+    @property
+    def device(self) -> str:
+        """Where the network runs: ``cpu`` or ``cuda``."""
+
+    @property
+    def precision(self) -> str:
+        """Of weights and activations; ``int8`` is a form of its own."""
+
+    @property
+    def sparse(self) -> str:
+        """``auto``, ``force`` or ``off``."""
+
+    @property
+    def mode(self) -> str:
+        """How it is run: as it is, compiled, in a CUDA graph."""
+
+    @property
+    def l2(self) -> str:
+        """Whether the GPU's cache is ``cold`` or ``warm`` before a call."""
 
 
 class Kernel(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwbench import files, registry
-from hwbench.pipeline.jobs import Prepared
+from hwbench.executor.jobs import Prepared
 from hwbench.protocols import Backend
 from hwbench.records import CompiledModel, OnnxModel, Study, file_digest, to_json
 from hwbench.store import FORMAT

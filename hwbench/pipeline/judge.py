@@ -10,9 +10,9 @@ from typing import Any
 
 from hwbench import files, measure, registry
 from hwbench.errors import StageError, UserError
+from hwbench.executor.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.pipeline.context import Context, measuring_stamp
 from hwbench.pipeline.counted import counted
-from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
     Answers,

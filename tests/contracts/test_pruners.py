@@ -10,11 +10,11 @@ from torch import nn
 
 from hwbench import pruners, registry
 from hwbench.errors import StageError, UserError
-from hwbench.kernels.zoo import ViTTiny
 from hwbench.protocols import Pruner
 from hwbench.pruners import _blocks, _heads
 from hwbench.records import CompressionSpec, to_json
 from hwbench.workloads._resnet8 import ResNet8
+from hwbench.workloads.zoo.imagenet import ViTTiny
 from tests import nets
 
 PATTERNS = (

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.kernels.zoo import Attention
 from hwbench.protocols import Pruner
 from hwbench.pruners import _blocks, _heads
+from hwbench.workloads.zoo.imagenet import Attention
 from hwbench.workloads.zoo.sequences import Encoder, SelfAttention
 from tests import nets
 

@@ -16,7 +16,7 @@ import yaml
 from hwbench import compress, config, cuda, files, registry
 from hwbench.compress import device, training
 from hwbench.errors import StageError, UserError
-from hwbench.pipeline import hand
+from hwbench.executor import process
 from hwbench.protocols import Workload
 from hwbench.records import (
     Candidate,
@@ -482,9 +482,9 @@ def test_a_hand_waits_for_the_gpu_and_says_that_it_lives(
             if len(shares) == 3:
                 holder.kill()
 
-        with hand._turn(cache, SPEC, heard):
+        with process._turn(cache, SPEC, heard):
             assert not shares  # the CPU has no queue
-        with hand._turn(cache, there, heard):
+        with process._turn(cache, there, heard):
             assert shares[:3] == [0.0] * 3
 
 

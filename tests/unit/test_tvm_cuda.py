@@ -15,8 +15,8 @@ import pytest
 
 from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.pipeline.context import compile_key
 from hwbench.records import Gpu
+from hwbench.store import compile_key
 from tests import artifacts
 
 H200 = dataclasses.replace(artifacts.TARGET, gpu=Gpu("any", "H200", "9.0"))
