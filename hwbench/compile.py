@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hwbench import registry
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Planning, Telling
 from hwbench.records import (
@@ -16,8 +15,8 @@ from hwbench.records import (
     TargetProfile,
     digest,
     file_digest,
-    to_json,
 )
+from hwbench.registry import BACKENDS
 
 
 def compile_model(
@@ -36,7 +35,7 @@ def compile_model(
     since = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     spec = candidate.backend
-    backend: Backend = registry.create("backends", spec.kind, spec.options)
+    backend = BACKENDS.create(spec.kind, spec.options)
     if heard is not None and isinstance(backend, Telling):
         backend.listen(heard)
     entry = backend.compile(model, candidate, target, folder)
@@ -72,7 +71,7 @@ def _digest(candidate: Candidate, entry: str, files: Mapping[str, Path]) -> str:
         {
             "files": {name: file_digest(path) for name, path in files.items()},
             "entry": entry,
-            "backend": to_json(candidate.backend),
+            "backend": candidate.backend,
             "batch": candidate.batch,
             "threads": candidate.threads,
         }

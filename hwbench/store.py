@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hwbench import files
+from hwbench.backends import revived
 from hwbench.errors import UserError
 from hwbench.records import Result, Study, digest, from_json, to_json
 
@@ -155,7 +156,7 @@ def read_study(folder: Path) -> Study:
             where=str(folder),
             expected="a folder such as reports/latest, with a study.json in it",
         )
-    return from_json(Study, read_json(folder / "study.json")["study"])
+    return from_json(Study, revived(read_json(folder / "study.json")["study"]))
 
 
 def runs(reports: Path) -> tuple[Path, ...]:
@@ -179,7 +180,7 @@ def read_results(folder: Path) -> list[Result]:
         except json.JSONDecodeError:
             continue
         _readable(data, f"{path}:{number}")
-        result = from_json(Result, data["result"])
+        result = from_json(Result, revived(data["result"]))
         found[result.candidate.key] = result
     return list(found.values())
 

@@ -5,7 +5,8 @@ of its own; `emulate` builds the file system of an emulated board.
 """
 
 from hwbench.equip.board import setup
+from hwbench.equip.emulate import TARGET as EMULATED
 from hwbench.equip.emulate import emulate
-from hwbench.equip.wheels import PROVIDED
+from hwbench.equip.wheels import provided
 
-__all__ = ["PROVIDED", "emulate", "setup"]
+__all__ = ["EMULATED", "emulate", "provided", "setup"]

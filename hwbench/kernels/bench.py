@@ -29,7 +29,6 @@ import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from hwbench import registry
 from hwbench.kernels import build, choose, graph, peer, roofs
 from hwbench.protocols import Backend, Session
 from hwbench.records import (
@@ -44,6 +43,7 @@ from hwbench.records import (
     TrainSpec,
     WorkloadSpec,
 )
+from hwbench.registry import BACKENDS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -309,7 +309,7 @@ def compiled(
     path: Path, x: NDArray[np.float32], threads: int, backend: Backend | None = None
 ) -> tuple[Session, tuple[LayerNote, ...]]:
     """Return a session of a backend (``tvm_sparse``), ready to be called on `x`, and its notes."""
-    backend = backend or registry.create("backends", "tvm_sparse")
+    backend = backend or BACKENDS.create("tvm_sparse")
     assert backend is not None
     export = ExportSpec(CompressionSpec(WorkloadSpec("bench"), TrainSpec(epochs=0)))
     layers = tuple(_layer(s) for s in graph.read(path, len(x)).steps if s.weights is not None)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 from hwbench import compile as compiling
-from hwbench import registry
 from hwbench.compress import allotted, compress, prunable, sensitivity
 from hwbench.errors import StageError, UserError
 from hwbench.export import disagreement, export, shifted
@@ -53,6 +52,7 @@ from hwbench.records import (
     from_json,
     to_json,
 )
+from hwbench.registry import WORKLOADS
 from hwbench.store import Cache
 
 Progress = Callable[[float], None]
@@ -214,7 +214,7 @@ def _write_inputs(job: WriteInputs) -> Inputs:
         *paths,
         samples=len(inputs),
         metric=workload.metric,
-        unscored=getattr(workload, "unscored", ""),
+        unscored=WORKLOADS.traits(job.workload.kind).unscored,
     )
 
 
@@ -231,8 +231,7 @@ def _score(job: Score) -> Scored:
 
 
 def _workload(spec: WorkloadSpec) -> Workload:
-    workload: Workload = registry.create("workloads", spec.kind, spec.options)
-    return workload
+    return WORKLOADS.create(spec.kind, spec.options)
 
 
 def _failure(error: StageError) -> Failure:
