@@ -15,10 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hwbench import files
+from hwbench import conditions, files
 from hwbench.backends import revived
 from hwbench.errors import UserError
-from hwbench.records import Result, Study, digest, from_json, to_json
+from hwbench.records import (
+    Candidate,
+    OnnxModel,
+    Result,
+    Study,
+    TargetProfile,
+    digest,
+    from_json,
+    to_json,
+)
+from hwbench.registry import BACKENDS
 
 R = TypeVar("R")
 
@@ -87,6 +97,17 @@ class Cache:
         folder = self.folder(room, key)
         with files.locked(folder.parent / f"{key}.lock", wait=True):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def compile_key(candidate: Candidate, target: TargetProfile, model: OnnxModel) -> str:
+    """Return the cache key of an artifact: the candidate, and what it is made from and for."""
+    # The candidate names the target; of what its file says, the ISA and the GPU decide as well.
+    decides = {"candidate": candidate.key, "isa": target.isa, "model": model.digest}
+    if target.gpu is not None:
+        decides["gpu"] = target.gpu.capability
+    if BACKENDS.traits(candidate.backend.kind).compiles == "on_target":
+        decides["compiled on"] = digest(conditions.identity()["cpu"])
+    return digest(decides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,28 @@ from torch.nn import functional as F
 from hwbench.backends._torch_net import Conv2d, Linear
 from hwbench.records import LayerNote, OnnxModel
 
-if TYPE_CHECKING:
-    from hwbench.backends.torch import Options
-
 FASTER = 0.97
 """A replacement must take less than this share of the dense layer's time."""
 BLOCKS = (64, 32, 16)
 LEAST_EMPTY = 0.5
 """Share of blocks that must be empty before a block kernel is tried."""
 _ROUNDS, _CALLS = 7, 10
+
+
+class Options(Protocol):
+    """What of the backend's options decides about layers."""
+
+    @property
+    def device(self) -> str:
+        """Where the network runs: ``cpu`` or ``cuda``."""
+
+    @property
+    def precision(self) -> str:
+        """Of weights and activations; ``int8`` is a form of its own."""
+
+    @property
+    def sparse(self) -> str:
+        """``auto``, ``force`` or ``off``."""
 
 
 class Kernel(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwbench import files
-from hwbench.pipeline.jobs import Prepared
+from hwbench.executor.jobs import Prepared
 from hwbench.records import CompiledModel, OnnxModel, Study, file_digest, to_json
 from hwbench.registry import BACKENDS
 from hwbench.store import FORMAT

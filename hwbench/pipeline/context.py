@@ -1,4 +1,4 @@
-"""What every step of the corridor needs, and the stamp that cached work carries."""
+"""What every step of the line needs, and the stamp that cached work carries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hwbench
-from hwbench import conditions, registry
-from hwbench.pipeline.crew import Crew
-from hwbench.records import Candidate, MeasureSpec, OnnxModel, Recipe, TargetProfile, digest
+from hwbench import registry
+from hwbench.executor.local import Crew
+from hwbench.records import MeasureSpec, Recipe, TargetProfile, digest
 from hwbench.registry import BACKENDS, FAMILIES, PRUNERS, WORKLOADS
 from hwbench.store import Cache, Run
 
@@ -113,14 +113,3 @@ def measure_spec(recipe: Recipe, target: TargetProfile) -> MeasureSpec:
 def open_cache(place: Place) -> Cache:
     """Return the cache of finished work for the software that is installed now."""
     return Cache(place.cache.absolute(), stamp())
-
-
-def compile_key(candidate: Candidate, target: TargetProfile, model: OnnxModel) -> str:
-    """Return the cache key of an artifact: the candidate, and what it is made from and for."""
-    # The candidate names the target; of what its file says, the ISA and the GPU decide as well.
-    decides = {"candidate": candidate.key, "isa": target.isa, "model": model.digest}
-    if target.gpu is not None:
-        decides["gpu"] = target.gpu.capability
-    if BACKENDS.traits(candidate.backend.kind).compiles == "on_target":
-        decides["compiled on"] = digest(conditions.identity()["cpu"])
-    return digest(decides)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hwbench import files, measure
 from hwbench.errors import StageError, UserError
+from hwbench.executor.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.pipeline.context import Context, measuring_stamp
 from hwbench.pipeline.counted import counted
-from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
     Answers,

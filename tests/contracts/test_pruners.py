@@ -10,13 +10,13 @@ from torch import nn
 
 from hwbench import pruners
 from hwbench.errors import StageError, UserError
-from hwbench.kernels.zoo import ViTTiny
 from hwbench.protocols import Pruner
 from hwbench.pruners import _blocks, _heads
 from hwbench.records import CompressionSpec, to_json
 from hwbench.registry import PRUNERS
 from hwbench.traits import PrunerTraits
 from hwbench.workloads._resnet8 import ResNet8
+from hwbench.workloads.zoo.imagenet import ViTTiny
 from tests import nets
 
 PATTERNS = (

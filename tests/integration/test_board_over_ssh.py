@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import config, equip, measure
+from hwbench import boards, config, measure
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
 from hwbench.registry import CONNECTIONS
@@ -240,7 +240,7 @@ def test_setup_needs_no_network_and_no_pip_there(desk: Desk) -> None:
     path = desk.house.folder / "targets/board.yaml"
     path.write_text(path.read_text().replace("onnxruntime: {}", '"null": {}'))
     target = config.load_target(str(path))
-    assert equip.setup(target) == "/home/pi/.hwbench/venv"
+    assert boards.setup(target) == "/home/pi/.hwbench/venv"
     (said,) = measure.runtimes(target).values()
     assert "numpy" in said
     assert not said.startswith(measure.UNAVAILABLE)
@@ -255,4 +255,4 @@ def test_setup_needs_no_network_and_no_pip_there(desk: Desk) -> None:
     wrong = desk.house.folder / "targets/wrong.yaml"
     wrong.write_text(path.read_text().replace("isa: aarch64", "isa: x86_64"))
     with pytest.raises(TargetError, match="it is aarch64"):
-        equip.setup(config.load_target(str(wrong)))
+        boards.setup(config.load_target(str(wrong)))

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwbench.errors import StageError
-from hwbench.kernels.zoo import Attention
 from hwbench.protocols import Pruner
 from hwbench.pruners import _blocks, _heads
 from hwbench.registry import PRUNERS
+from hwbench.workloads.zoo.imagenet import Attention
 from hwbench.workloads.zoo.sequences import Encoder, SelfAttention
 from tests import nets
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from hwbench.instruments.sampler_race import race
+from hwbench.instruments.search_figures import main, table_of
 from hwbench.registry import SAMPLERS
-from hwbench.search.__main__ import main, table_of
-from hwbench.search.race import race
 
 TABLE = Path(__file__).parents[1] / "data" / "search" / "p32.jsonl"
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from hwbench.errors import StageError
-from hwbench.pipeline.context import compile_key
 from hwbench.records import Gpu
 from hwbench.registry import BACKENDS
+from hwbench.store import compile_key
 from tests import artifacts
 
 H200 = dataclasses.replace(artifacts.TARGET, gpu=Gpu("any", "H200", "9.0"))
