@@ -35,6 +35,7 @@ def compile_model(
     since = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     spec = candidate.backend
+    _check_fit(candidate, model)
     backend = BACKENDS.create(spec.kind, spec.options)
     if heard is not None and isinstance(backend, Telling):
         backend.listen(heard)
@@ -56,6 +57,24 @@ def compile_model(
         seconds=time.monotonic() - since,
         planned_memory=backend.planned_memory(model) if isinstance(backend, Planning) else None,
     )
+
+
+def _check_fit(candidate: Candidate, model: OnnxModel) -> None:
+    """Raise `StageError` for a batch or an input that the backend's traits rule out."""
+    kind = candidate.backend.kind
+    traits = BACKENDS.traits(kind)
+    if traits.max_batch is not None and candidate.batch > traits.max_batch:
+        raise StageError(
+            "compile",
+            f"the backend {kind} takes no batch of {candidate.batch}",
+            expected=f"a batch of at most {traits.max_batch}",
+        )
+    if model.input_dtype not in traits.input_dtypes:
+        raise StageError(
+            "compile",
+            f"the backend {kind} takes no input of {model.input_dtype}",
+            expected=f"one of {', '.join(traits.input_dtypes)}",
+        )
 
 
 def _versions(backend: Backend) -> Mapping[str, str]:

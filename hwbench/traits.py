@@ -15,6 +15,9 @@ from hwbench.records import Gpu, Power, Precision, Schedule
 AGREES = 1e-3
 """How far answers in float32 may be from the ONNX file's, relative to the largest of them."""
 
+DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int32", "int64", "bool")
+"""Every type that a model's input may have, as numpy names them."""
+
 Device = Literal["cpu", "cuda"]
 Tier = Literal["meter", "counter", "model", "proxy"]
 

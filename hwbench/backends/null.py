@@ -21,7 +21,7 @@ from hwbench import __version__
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
-from hwbench.traits import BackendTraits
+from hwbench.traits import DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ TRAITS = BackendTraits(
     host_distributions=("onnx",),
     device_distributions=("numpy",),
     board_distributions=(),
-    input_dtypes=("float32", "float64", "int32", "int64"),
+    input_dtypes=DTYPES,
     computes=False,
 )
 Fault = Literal[

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
-from hwbench.traits import BackendTraits
+from hwbench.traits import DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,11 +36,9 @@ TRAITS = BackendTraits(
     # The arena trades memory for time.
     memory_variants={"without its arena": {"arena": False}},
     naming=("provider",),
-    input_dtypes=(
-        "float32", "float64", "float16", "int8", "uint8", "int32", "int64", "bool",
-    ),
+    input_dtypes=DTYPES,
     devices=("cpu", "cuda"),
-)  # fmt: skip
+)
 
 _WHY = "ONNX Runtime multiplies zeros like any other number: no speed-up expected from them"
 

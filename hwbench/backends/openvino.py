@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
-from hwbench.traits import AGREES, BackendTraits
+from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ TRAITS = BackendTraits(
     precisions=("fp32", "int8"),
     tolerance=_tolerance,
     naming=("precision",),
-    input_dtypes=("float32", "float64", "float16", "int8", "uint8", "int32", "int64"),
+    input_dtypes=DTYPES,
 )
 
 _WHY = "OpenVINO multiplies zeros like any other number: no speed-up expected from them"

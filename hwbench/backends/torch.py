@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
-from hwbench.traits import AGREES, BackendTraits
+from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ TRAITS = BackendTraits(
     tolerance=_tolerance,
     resident_bytes=1 << 30,
     naming=("precision", "mode", "l2"),
-    input_dtypes=("float32", "float64", "float16", "int8", "uint8", "int32", "int64", "bool"),
+    input_dtypes=DTYPES,
     devices=("cpu", "cuda"),
 )
 

@@ -21,7 +21,7 @@ from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
 from hwbench.registry import is_remote
-from hwbench.traits import BackendTraits
+from hwbench.traits import DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ TRAITS = BackendTraits(
     board_distributions=("apache-tvm", "apache-tvm-ffi", "typing_extensions"),
     # The processor "host" is the one that compiles, and tuning times kernels there.
     compiles="on_target",
-    input_dtypes=("float32", "float64", "int8", "uint8", "int32", "int64"),
+    input_dtypes=DTYPES,
     devices=("cpu", "cuda"),
 )
 

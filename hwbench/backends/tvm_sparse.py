@@ -16,7 +16,7 @@ from hwbench.records import (
     OnnxModel,
     TargetProfile,
 )
-from hwbench.traits import BackendTraits
+from hwbench.traits import DTYPES, BackendTraits
 
 TRAITS = BackendTraits(
     requires=dense.TRAITS.requires,
@@ -25,7 +25,7 @@ TRAITS = BackendTraits(
     board_distributions=dense.TRAITS.board_distributions,
     # Kernels are timed on the machine that compiles, where that is the target.
     compiles="on_target",
-    input_dtypes=dense.TRAITS.input_dtypes,
+    input_dtypes=DTYPES,
 )
 
 
