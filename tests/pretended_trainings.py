@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from hwbench import compress, registry
+from hwbench import compress
 from hwbench.compress import device
 from hwbench.errors import StageError
 from hwbench.protocols import Workload
 from hwbench.records import CompressedModel, CompressionSpec, TrainSpec, WorkloadSpec
+from hwbench.registry import WORKLOADS
 from tests import pretend
 
 CHANNELS: Mapping[str, Any] = {"pattern": "channel", "criterion": "l2", "scope": "local"}
@@ -49,7 +50,7 @@ class Watched:
     metric = "top1"
 
     def __init__(self) -> None:
-        toy: Workload = registry.create("workloads", "toy", {"train": 256, "validation": 64})
+        toy: Workload = WORKLOADS.create("toy", {"train": 256, "validation": 64})
         self.model, self.data, self.score, self._loss = (
             toy.model,
             toy.data,

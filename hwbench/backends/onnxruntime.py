@@ -20,17 +20,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.traits import DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
 
-REQUIRES: Mapping[str, str] = {"onnxruntime": "onnxruntime>=1.31,<2"}
-
-PRECISIONS = ("fp32", "int8")
-"""Number formats that it runs as integers, and not only as what they stand for."""
-
-MEMORY_VARIANTS: Mapping[str, Mapping[str, Any]] = {"without its arena": {"arena": False}}
-"""Options with which memory is read as well: the arena trades memory for time."""
+TRAITS = BackendTraits(
+    requires={"onnxruntime": "onnxruntime>=1.31,<2"},
+    host_distributions=("onnxruntime", "onnx"),
+    # onnxruntime-gpu is installed in the place of onnxruntime.
+    device_distributions=("onnxruntime", "onnxruntime-gpu"),
+    board_distributions=("onnxruntime",),
+    # It runs int8 as integers, and not only as what they stand for.
+    precisions=("fp32", "int8"),
+    # The arena trades memory for time.
+    memory_variants={"without its arena": {"arena": False}},
+    naming=("provider",),
+    input_dtypes=DTYPES,
+    devices=("cpu", "cuda"),
+)
 
 _WHY = "ONNX Runtime multiplies zeros like any other number: no speed-up expected from them"
 

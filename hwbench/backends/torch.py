@@ -17,14 +17,28 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-REQUIRES: Mapping[str, str] = {"torch": "torch", "numpy": "numpy"}
-RESIDENT_BYTES = 1 << 30
-"""What a process with torch in it is taken to need before anybody measured it."""
+
+def _tolerance(options: Mapping[str, Any]) -> float:
+    short = {"tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
+    return short.get(str(options.get("precision")), AGREES)
+
+
+TRAITS = BackendTraits(
+    requires={"torch": "torch", "numpy": "numpy"},
+    host_distributions=("torch", "safetensors", "onnx"),
+    device_distributions=("torch", "triton", "safetensors"),
+    tolerance=_tolerance,
+    resident_bytes=1 << 30,
+    naming=("precision", "mode", "l2"),
+    input_dtypes=DTYPES,
+    devices=("cpu", "cuda"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +60,6 @@ class Options:
     precision: Literal["fp32", "tf32", "bf16", "fp16", "int8"] = "fp32"
     sparse: Literal["auto", "force", "off"] = "auto"
     l2: Literal["warm", "cold"] = "warm"
-
-
-def tolerance(options: Mapping[str, Any]) -> float:
-    """Return how far answers may be from those of the float32 file before they count as broken.
-
-    Relative to the largest answer. Short formats are meant to differ: their accuracy is scored on
-    what the device answered, so this only has to catch what is wrong altogether.
-    """
-    return {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}[
-        str(options.get("precision", "fp32"))
-    ]
 
 
 class TorchSession:

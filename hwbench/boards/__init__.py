@@ -4,8 +4,9 @@
 of its own; `emulate` builds the file system of an emulated board.
 """
 
+from hwbench.boards.emulate import TARGET as EMULATED
 from hwbench.boards.emulate import emulate
 from hwbench.boards.setup import setup
-from hwbench.boards.wheels import PROVIDED
+from hwbench.boards.wheels import provided
 
-__all__ = ["PROVIDED", "emulate", "setup"]
+__all__ = ["EMULATED", "emulate", "provided", "setup"]

@@ -24,19 +24,22 @@ PACKAGES = (
     "python3.11", "python3-minimal", "libstdc++6", "libgomp1", "openssh-server",
     "openssh-sftp-server", "dash", "bash", "coreutils", "grep", "procps", "hostname",
 )  # fmt: skip
-_BACKENDS = ("onnxruntime", "tvm", "tvm_sparse")
+TARGET = "rpi4-emulated"
+"""The target that describes this board; its backends are what is put there."""
 _MIRROR = "http://deb.debian.org/debian"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 BROKEN = "onnxruntime==1.21.0"
 """The negative control: it dies of an illegal instruction on a Cortex-A72, real or emulated."""
 
 
-def emulate(folder: Path) -> bool:
+def emulate(folder: Path, backends: Sequence[str]) -> bool:
     """Build the board in `folder`, if it is not there as it should be; return whether it was built.
+
+    `backends` are those that it is to run.
 
     Raises `TargetError` when a tool is missing or apt or pip fail.
     """
-    key = digest({"made by": file_digest(Path(__file__)), "wheels": wheels.pins(_BACKENDS)})
+    key = digest({"made by": file_digest(Path(__file__)), "wheels": wheels.pins(backends)})
     stamp = folder / "built"
     with files.locked(folder.parent / f".{folder.name}.lock", wait=True):
         if stamp.exists() and stamp.read_text() == key:
@@ -47,7 +50,7 @@ def emulate(folder: Path) -> bool:
         root.mkdir(parents=True)
         _unpack_debian(root, folder / "apt")
         site = root / "opt/hwbench"
-        wheels.unpack(wheels.pins(_BACKENDS), site, "aarch64", "3.11", "2.36")
+        wheels.unpack(wheels.pins(backends), site, "aarch64", "3.11", "2.36")
         wheels.unpack([BROKEN], root / "opt/broken", "aarch64", "3.11", "2.36")
         _furnish(root)
         facade(root)

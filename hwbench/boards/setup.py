@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hwbench import registry
 from hwbench.boards import wheels
 from hwbench.errors import TargetError
 from hwbench.protocols import Connection
 from hwbench.records import TargetProfile
+from hwbench.registry import CONNECTIONS
 
 Show = Callable[[str], None]
 _PYTHON = (3, 11)
@@ -59,12 +59,12 @@ def setup(target: TargetProfile, show: Show = lambda _line: None) -> str:
     """
     if target.connection is None:
         raise TargetError("no board is named", where=target.name, mend=target.how_to_reach)
-    if "folder" not in target.connection.options:
+    if not CONNECTIONS.traits(target.connection.kind).provisionable:
         raise TargetError("it is no board that is set up over ssh", where=target.name)
     options = {**target.connection.options}
     # Even from within the old environment, the new one is made of the Python underneath.
     options["python"] = options["python"] or "python3"
-    connection: Connection = registry.create("connections", target.connection.kind, options)
+    connection = CONNECTIONS.create(target.connection.kind, options)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             return _set_up(target, connection, Path(scratch), show)

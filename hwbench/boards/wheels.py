@@ -9,29 +9,38 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hwbench.errors import UserError
+from hwbench.registry import BACKENDS
 
-# What each backend imports on a device; numpy is under every one of them.
-_NEEDS = {
-    "onnxruntime": ("onnxruntime",),
-    "openvino": ("openvino",),
-    "tvm": ("apache-tvm", "apache-tvm-ffi", "typing_extensions"),
-    "tvm_sparse": ("apache-tvm", "apache-tvm-ffi", "typing_extensions"),
-    "null": (),
-}
-PROVIDED = frozenset(_NEEDS)
-"""Backends that `hwbench board setup` brings; others (a GPU's) come with the board's system."""
 # TVM's compiler is six sevenths of its wheel, and stays at home.
 _LEFT_HOME = ("tvm/lib/libtvm_compiler.so", "tvm/lib/libtvm_runtime_cuda.so")
 _GLIBCS = range(41, 16, -1)
 
 
+def provided(backend: str) -> bool:
+    """Return whether `hwbench board setup` brings a backend; a GPU's come with the system."""
+    return BACKENDS.traits(backend).board_distributions is not None
+
+
 def pins(backends: Iterable[str]) -> tuple[str, ...]:
     """Return the pip requirements of backends: the versions that are installed here.
 
-    What compiles and what runs must be of one version. Unknown backends need nothing.
+    What compiles and what runs must be of one version. Backends that come with the board's system
+    need nothing. Raises `UserError` when something is not installed here.
     """
-    names = {"numpy", *(n for backend in backends for n in _NEEDS.get(backend, ()))}
-    return tuple(sorted(f"{name}=={importlib.metadata.version(name)}" for name in names))
+    named = (BACKENDS.traits(backend).board_distributions or () for backend in backends)
+    # numpy is under every one of them.
+    names = {"numpy", *(name for names in named for name in names)}
+    return tuple(sorted(f"{name}=={_version(name)}" for name in names))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"{name} is not installed here, so its version for the board is not known",
+            mend=f"pip install {name}, or leave the backend out of the target",
+        ) from error
 
 
 def unpack(

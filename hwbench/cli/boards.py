@@ -34,7 +34,7 @@ def setup(target: Target = "rpi4", host: Host = "") -> int:
     for name, said in found.items():
         screen.out.print(f"{name}: {said}", markup=False, soft_wrap=True)
     lost = {name for name, said in found.items() if said.startswith(measure.UNAVAILABLE)}
-    if lost & boards.PROVIDED:
+    if any(map(boards.provided, lost)):
         return Exit.TARGET
     if host:
         kept = config.remember_host(profile.name, host)
@@ -54,5 +54,6 @@ def emulate(
     400 MB, half a minute; done again only when what goes in has changed.
     """
     place = folder or emulated.folder()
-    done = "built" if boards.emulate(place.absolute()) else "up to date"
+    runs = [spec.kind for spec in config.load_target(boards.EMULATED).backends]
+    done = "built" if boards.emulate(place.absolute(), runs) else "up to date"
     screen.out.print(f"{done}: {place}", soft_wrap=True)

@@ -242,7 +242,7 @@ def targets(as_json: AsJson = False) -> None:
 def list_(reports: Reports = _DEFAULT.reports, as_json: AsJson = False) -> None:
     """List the finished runs, the recipes, and the plug-ins with what each still needs."""
     runs = list(map(_run_row, store.runs(reports)))
-    plugins = {g: {n: registry.lacking(g, n) for n in registry.names(g)} for g in registry.GROUPS}
+    plugins = {g: {n: f.lacking(n) for n in f.kinds()} for g, f in registry.FAMILIES.items()}
     if as_json:
         found: dict[str, Any] = {
             "runs": runs,

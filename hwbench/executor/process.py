@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hwbench import compile as compiling
-from hwbench import files, registry
+from hwbench import files
 from hwbench.compress import allotted, compress, prunable, sensitivity
 from hwbench.errors import StageError, UserError
 from hwbench.executor.jobs import (
@@ -54,6 +54,7 @@ from hwbench.records import (
     from_json,
     to_json,
 )
+from hwbench.registry import WORKLOADS
 from hwbench.store import Cache, compile_key
 
 Progress = Callable[[float], None]
@@ -226,7 +227,7 @@ def _write_inputs(job: WriteInputs) -> Inputs:
         *paths,
         samples=len(inputs),
         metric=workload.metric,
-        unscored=getattr(workload, "unscored", ""),
+        unscored=WORKLOADS.traits(job.workload.kind).unscored,
     )
 
 
@@ -243,8 +244,7 @@ def _score(job: Score) -> Scored:
 
 
 def _workload(spec: WorkloadSpec) -> Workload:
-    workload: Workload = registry.create("workloads", spec.kind, spec.options)
-    return workload
+    return WORKLOADS.create(spec.kind, spec.options)
 
 
 def _failure(error: StageError) -> Failure:

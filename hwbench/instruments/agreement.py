@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hwbench import registry
+from hwbench.backends import DENSE, REFERENCE
 from hwbench.instruments import networks
 from hwbench.records import Candidate, PluginSpec, TargetProfile
+from hwbench.registry import BACKENDS
 from hwbench.worker import stopwatch
 
 _SIDE = 64
@@ -26,11 +27,11 @@ def loops(folder: Path) -> Iterator[tuple[str, Pairs]]:
     ``time_evaluator``.
     """
     makers: dict[str, tuple[str, Callable[[Path, Any], Callable[[], float]]]] = {
-        "onnxruntime": ("a plain loop over ONNX Runtime's run()", _plain_ort),
-        "tvm": ("TVM's time_evaluator", _time_evaluator),
+        REFERENCE.kind: ("a plain loop over ONNX Runtime's run()", _plain_ort),
+        DENSE.kind: ("TVM's time_evaluator", _time_evaluator),
     }
     for kind, (name, make) in makers.items():
-        if registry.lacking("backends", kind):
+        if BACKENDS.lacking(kind):
             continue
         home = folder / f"agreement-{kind}"
         home.mkdir()
@@ -41,7 +42,7 @@ def _in_turn(kind: str, make: Callable[[Path, Any], Callable[[], float]], home: 
     import numpy as np
 
     model = networks.convolutions(home / "source.onnx", _SIDE)
-    backend = registry.create("backends", kind, {})
+    backend = BACKENDS.create(kind, {})
     spec = PluginSpec(kind)
     target = _target(spec)
     candidate = Candidate(model.spec, spec, target.name)

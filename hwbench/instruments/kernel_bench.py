@@ -29,7 +29,7 @@ import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from hwbench import registry
+from hwbench.backends import SPARSE
 from hwbench.instruments import kernel_peer
 from hwbench.kernels import build, choose, graph, roofs
 from hwbench.protocols import Backend, Session
@@ -40,11 +40,11 @@ from hwbench.records import (
     Layer,
     LayerNote,
     OnnxModel,
-    PluginSpec,
     TargetProfile,
     TrainSpec,
     WorkloadSpec,
 )
+from hwbench.registry import BACKENDS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -311,7 +311,7 @@ def compiled(
     path: Path, x: NDArray[np.float32], threads: int, backend: Backend | None = None
 ) -> tuple[Session, tuple[LayerNote, ...]]:
     """Return a session of a backend (``tvm_sparse``), ready to be called on `x`, and its notes."""
-    backend = backend or registry.create("backends", "tvm_sparse")
+    backend = backend or BACKENDS.create(SPARSE.kind)
     assert backend is not None
     export = ExportSpec(CompressionSpec(WorkloadSpec("bench"), TrainSpec(epochs=0)))
     layers = tuple(_layer(s) for s in graph.read(path, len(x)).steps if s.weights is not None)
@@ -319,7 +319,7 @@ def compiled(
     model = OnnxModel(
         export, path, "", "x", shape, "float32", ("y",), layers, 0, 0, 0, 0, 0.0, 20
     )  # fmt: skip
-    of = Candidate(export, PluginSpec("tvm_sparse"), "local-cpu", len(x), threads)
+    of = Candidate(export, SPARSE, "local-cpu", len(x), threads)
     here = TargetProfile(
         "local-cpu", "", "", "host", threads, 0, (), None, "", threads, (), (), 1, None, (), None
     )

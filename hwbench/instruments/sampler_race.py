@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hwbench import registry, stats
+from hwbench import stats
 from hwbench.protocols import Sampler
 from hwbench.records import Point
+from hwbench.registry import SAMPLERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def race(
     ran = []
     for kind, options in entrants:
         shares = tuple(
-            run(table, registry.create("samplers", kind, {**options, "seed": seed}), trials)[-1]
+            run(table, SAMPLERS.create(kind, {**options, "seed": seed}), trials)[-1]
             for seed in seeds
         )
         ran.append(Ran(kind, options, trials, shares))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import stats
+from hwbench.connections import local
 from hwbench.instruments import agreement, networks
 from hwbench.measure import precision, trial
 from hwbench.measure.device import Device, opened
@@ -296,7 +297,7 @@ def run(target: TargetProfile, full: bool, show: Show) -> Iterator[Row]:
         yield judge_killed(killed)
         for share in plan.slower:
             yield judge_slower(_slow(device, plan, share, show), share)
-        if target.connection is not None and target.connection.kind == "local":
+        if target.connection is not None and target.connection.kind == local.HERE.kind:
             yield from _crowded(device, plan, show)
         if plan.many:
             yield judge_many(_many(device, plan.many, Path(folder), show))

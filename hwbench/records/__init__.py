@@ -41,6 +41,15 @@ from hwbench.records.measured import (
     Sitting,
     Visit,
 )
+from hwbench.records.methods import (
+    CRITERIA,
+    SCHEDULES,
+    CriterionTraits,
+    Schedule,
+    ScheduleTraits,
+    criterion,
+    usual_steps,
+)
 from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
 from hwbench.records.nights import (
     ALARMS,
@@ -71,19 +80,19 @@ from hwbench.records.specs import (
     Healing,
     PluginSpec,
     Precision,
-    Schedule,
     Ticket,
     TrainDevice,
     TrainSpec,
     WorkloadSpec,
-    usual_steps,
 )
 
 __all__ = [
     "ALARMS",
     "CHANNELS",
+    "CRITERIA",
     "LAST",
     "METRICS",
+    "SCHEDULES",
     "TEACHER",
     "TEMPERATURE",
     "Answers",
@@ -95,6 +104,7 @@ __all__ = [
     "CompressedModel",
     "CompressionSpec",
     "Conditions",
+    "CriterionTraits",
     "Decision",
     "Distance",
     "EnergyReading",
@@ -131,6 +141,7 @@ __all__ = [
     "Repeated",
     "Result",
     "Schedule",
+    "ScheduleTraits",
     "SearchSpec",
     "Sensitivity",
     "ShadowRate",
@@ -152,6 +163,7 @@ __all__ = [
     "Value",
     "Visit",
     "WorkloadSpec",
+    "criterion",
     "digest",
     "file_digest",
     "from_json",

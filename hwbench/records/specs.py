@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from hwbench.records.methods import SCHEDULES, Schedule, criterion, usual_steps
 from hwbench.records.plain import UNSAID, digest
-
-_TELLING = {"provider": "cpu", "precision": "fp32", "mode": "eager", "l2": "warm"}
-"""Options by which one backend is several candidates, with what needs no saying."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
-    """A plug-in by name with its options, as a recipe or a target names it."""
+    """A plug-in by name with its options, as a recipe or a target names it.
+
+    ``naming`` are the words for options by which one plug-in is several candidates; None: nobody
+    has asked the plug-in for them. A name decides nothing: it is in no key.
+    """
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    naming: tuple[str, ...] | None = field(default=None, compare=False)
 
     @property
     def label(self) -> str:
         """A short name for people: ``torch bf16 graph``."""
-        told = (str(self.options[k]) for k, d in _TELLING.items() if self.options.get(k, d) != d)
-        return " ".join((self.kind, *told))
+        return " ".join((self.kind, *(self.naming or ())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,6 @@ class TrainSpec:
     gpu: str = field(default="", metadata={UNSAID: True})
 
 
-Schedule = Literal["oneshot", "linear", "cubic", "iterative", "lr_rewinding", "lottery", "scratch"]
 Healing = Literal["finetune", "bn", "distill"]
 Ticket = Literal["winning", "random"]
 Precision = Literal["fp32", "int8"]
@@ -69,11 +70,6 @@ LAST = 2 / 3
 
 TEACHER, TEMPERATURE = 0.5, 4.0
 """Distillation unless told otherwise: the dense model's share of the loss, and how soft it is."""
-
-
-def usual_steps(schedule: Schedule) -> int:
-    """Return a schedule's pruning steps unless told otherwise: few where each is a training."""
-    return {"oneshot": 1, "scratch": 1, "lottery": 3, "lr_rewinding": 3}.get(schedule, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +141,8 @@ class CompressionSpec:
     @property
     def alone(self) -> CompressionSpec:
         """What decides how much each layer can lose by itself, whatever is then made of it."""
-        # Movement watches a training at the recovery's rate.
-        recovery = self.recovery if self.criterion == "movement" else None
+        watches = criterion(self.criterion).learns_from == "training"
+        recovery = self.recovery if watches else None
         return replace(
             self.dense,
             pattern=self.pattern,
@@ -185,8 +181,8 @@ class CompressionSpec:
     @property
     def is_control(self) -> bool:
         """Whether it is there to be beaten: pruned at random, or trained from fresh weights."""
-        chance = self.criterion == "random" or self.ticket == "random"
-        return not self.is_dense and (chance or self.schedule == "scratch")
+        chance = criterion(self.criterion).control or self.ticket == "random"
+        return not self.is_dense and (chance or SCHEDULES[self.schedule].control)
 
     @property
     def method(self) -> str:

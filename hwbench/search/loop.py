@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hwbench import files, registry, search, stats
+from hwbench import files, search, stats
 from hwbench.executor.jobs import Prepared
 from hwbench.pipeline.context import Context
 from hwbench.pipeline.judge import failed, judge, sit
@@ -26,6 +26,7 @@ from hwbench.records import (
     from_json,
     to_json,
 )
+from hwbench.registry import SAMPLERS
 from hwbench.search import promotion, screen
 
 JOURNAL = "search.jsonl"
@@ -75,7 +76,7 @@ def find(context: Context, candidates: Sequence[Candidate], conditions: Conditio
     asked = context.recipe.search
     dense = [c for c in candidates if c.compression.is_dense]
     pruned = [c for c in candidates if not c.compression.is_dense]
-    sampler: Sampler = registry.create("samplers", asked.sampler.kind, asked.sampler.options)
+    sampler = SAMPLERS.create(asked.sampler.kind, asked.sampler.options)
     sampler.begin(search.points(pruned), len(context.recipe.objectives))
     known = _journal(context)
     walk = _Walk(time.monotonic() - max((t.seconds for t in known.values()), default=0.0), known)
@@ -85,7 +86,8 @@ def find(context: Context, candidates: Sequence[Candidate], conditions: Conditio
         return Found(
             (*dense, *(c for c in pruned if c.key in chosen)), notes=_bounds(chosen, pruned)
         )
-    walks = asked.trials is not None or asked.minutes is not None or asked.sampler.kind != "grid"
+    chooses = SAMPLERS.traits(asked.sampler.kind).chooses
+    walks = asked.trials is not None or asked.minutes is not None or chooses
     for batch in _batches(context, walk, sampler, BATCH if walks else len(pruned)):
         told = _try(context, walk, dense, [pruned[index] for index in batch], conditions)
         for index in batch:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench import export, measure
+from hwbench.backends import named
 from hwbench.errors import StageError, UserError
 from hwbench.executor.jobs import Compile, Prepared
 from hwbench.executor.local import Crew
@@ -195,9 +196,9 @@ def _spec(target: TargetProfile, backend: str | None) -> PluginSpec:
     if not target.backends:
         raise UserError("names no backend", where=target.name)
     if backend is None:
-        return target.backends[0]
+        return named(target.backends[0])
     # One that the target does not name runs with its own defaults.
-    return next((s for s in target.backends if s.kind == backend), PluginSpec(backend))
+    return named(next((s for s in target.backends if s.kind == backend), PluginSpec(backend)))
 
 
 def _compiled(

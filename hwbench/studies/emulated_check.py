@@ -22,7 +22,6 @@ from hwbench.records import (
     Decision,
     Failure,
     Measurement,
-    PluginSpec,
     Result,
     Source,
     TargetProfile,
@@ -108,7 +107,7 @@ def _seen(
     """Return what each candidate's artifact is off by, or why nobody can say; cached."""
     made = [p.compiled for p in who if p.compiled is not None]
     there = dataclasses.replace(
-        context.target, connection=PluginSpec("emulated"), model="", features=(), affinity=()
+        context.target, connection=emulated.THERE, model="", features=(), affinity=()
     )
     spec = dataclasses.replace(context.spec, timeout=_TIMEOUT)
     asked = {

@@ -11,7 +11,7 @@ from hwbench.executor.jobs import Job, Sense, Sensed
 from hwbench.executor.local import Crew
 from hwbench.pipeline.context import Context, Place, Show, measure_spec, open_cache, stamp
 from hwbench.pipeline.judge import check_metric
-from hwbench.records import CompressionSpec, Recipe, TargetProfile, to_json
+from hwbench.records import CompressionSpec, Recipe, TargetProfile, criterion, to_json
 
 
 def sense(
@@ -71,4 +71,8 @@ def _specs(context: Context) -> Sequence[CompressionSpec]:
     """Return the pruned specs of the recipe's first seed that follow a criterion."""
     specs = (c.compression for c in search.plan(context.recipe, context.target))
     first = context.recipe.seeds[0]
-    return [s for s in specs if not s.is_dense and s.criterion != "random" and s.seed == first]
+    return [
+        s
+        for s in specs
+        if not s.is_dense and not criterion(s.criterion).control and s.seed == first
+    ]

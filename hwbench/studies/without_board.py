@@ -10,6 +10,8 @@ from pathlib import Path
 
 from hwbench import compile as compiling
 from hwbench import measure, pareto, predict, search
+from hwbench.backends import REFERENCE
+from hwbench.connections import local
 from hwbench.errors import StageError
 from hwbench.executor.jobs import Inputs, Prepared, Scored
 from hwbench.pipeline.context import Context, versions
@@ -26,7 +28,6 @@ from hwbench.records import (
     Decision,
     Failure,
     OnnxModel,
-    PluginSpec,
     Result,
     Source,
     Study,
@@ -53,7 +54,6 @@ NOWHERE = Conditions({}, {}, {})
 _NEEDS_IT = "nobody can tell without the board"
 _MACHINES = {"aarch64": 183, "x86_64": 62}
 """ELF's numbers of processors."""
-_HERE = PluginSpec("onnxruntime")
 
 
 def is_absent(target: TargetProfile) -> bool:
@@ -236,18 +236,18 @@ def _answers(context: Context, models: Sequence[OnnxModel], data: Inputs) -> Ans
     """Return what ONNX files answer on this machine; each measurement is named by its file."""
     here = dataclasses.replace(
         context.target,
-        connection=PluginSpec("local"),
+        connection=local.HERE,
         isa=platform.machine(),
         model="",
         features=(),
-        backends=(_HERE,),
+        backends=(REFERENCE,),
     )
     key = digest({"here": sorted(m.digest for m in models), "inputs": to_json(data)})
 
     def build(folder: Path) -> Answers:
         compiled = []
         for model in models:
-            candidate = Candidate(model.spec, _HERE, here.name, context.recipe.batch)
+            candidate = Candidate(model.spec, REFERENCE, here.name, context.recipe.batch)
             made = compiling.compile_model(candidate, model, here, folder / model.digest)
             compiled.append(dataclasses.replace(made, digest=model.digest))
         return measure.answers(compiled, here, context.spec, data.inputs, folder / "answers")

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import boards, config, measure, registry
+from hwbench import boards, config, measure
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
+from hwbench.registry import CONNECTIONS
 from tests import emulated
 from tests.integration.house import House
 
@@ -171,7 +172,7 @@ def test_a_wrong_key_ends_in_exit_3(desk: Desk, tmp_path: Path) -> None:
 def test_the_second_guest_is_told_who_is_there(desk: Desk) -> None:
     connection = config.load_target(str(desk.house.folder / "targets/board.yaml")).connection
     assert connection is not None
-    with contextlib.closing(registry.create("connections", "ssh", connection.options)):
+    with contextlib.closing(CONNECTIONS.create("ssh", connection.options)):
         said = desk.house.run("bench", *ARGUMENTS, code=3).stderr
     assert "in use by" in said
     assert str(os.getpid()) in said
@@ -214,7 +215,7 @@ def test_a_host_that_is_killed_leaves_nothing_running_there(desk: Desk) -> None:
     connection = config.load_target(str(desk.house.folder / "targets/board.yaml")).connection
     assert connection is not None
     # The next guest gets in at once: the one that was killed is away.
-    registry.create("connections", "ssh", connection.options).close()
+    CONNECTIONS.create("ssh", connection.options).close()
     found = subprocess.run(
         ["ssh", "-F", str(desk.board.config), "raspberrypi",
          "id -u; ls .hwbench/sessions; ps -e -o args"],

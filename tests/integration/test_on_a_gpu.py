@@ -19,15 +19,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hwbench import registry
 from hwbench.backends import _torch_layers
 from hwbench.backends._torch_layers import Replaced
 from hwbench.backends._torch_net import Conv2d, Linear
 from hwbench.backends._torch_time import How
-from hwbench.backends.torch import Options, TorchSession, tolerance
+from hwbench.backends.torch import TRAITS, Options, TorchSession
 from hwbench.conditions import nvml
 from hwbench.errors import StageError
+from hwbench.protocols import Settling
 from hwbench.records import OnnxModel
+from hwbench.registry import BACKENDS, METERS, WORKLOADS
 from tests import artifacts
 from tests.integration.house import House
 
@@ -52,7 +53,7 @@ def loaded(folder: Path, model: OnnxModel, kind: str = "torch", **options: Any) 
     """Return a session of a model on the GPU, batch 4."""
     options = {"device": DEVICE, **options} if kind != "onnxruntime" else options
     made = artifacts.compiled(model, artifacts.candidate(kind, options, batch=4), folder)
-    return registry.create("backends", kind, options).load(made.folder / made.entry, 1)
+    return BACKENDS.create(kind, options).load(made.folder / made.entry, 1)
 
 
 def batch(seed: int = 0) -> np.ndarray:
@@ -90,7 +91,7 @@ def test_every_mode_and_precision_answers_as_the_cpu_does(
 ) -> None:
     model = artifacts.network(tmp_path / "m.onnx")
     session = loaded(tmp_path / "a", model, mode=mode, precision=precision)
-    limit = tolerance({"precision": precision})
+    limit = TRAITS.tolerance({"precision": precision})
     # The second batch goes into the captured graph's own memory.
     for seed in (0, 1):
         found = answered(session, batch(seed))
@@ -127,7 +128,7 @@ def test_onnxruntime_runs_on_the_gpu_or_says_why_not(provider: str, tmp_path: Pa
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc to translate TVM's kernels with")
 def test_tvms_kernels_answer_as_the_cpu_does(tmp_path: Path) -> None:
     try:
-        registry.create("backends", "tvm", {"device": DEVICE}).versions()
+        BACKENDS.create("tvm", {"device": DEVICE}).versions()
     except StageError as error:
         pytest.skip(error.what)
     arch = "sm_{}{}".format(*capability())
@@ -259,7 +260,7 @@ def test_out_of_memory_is_one_candidates_failure(little_memory: None, tmp_path: 
     )
     x = np.zeros((many, *artifacts.SHAPE), np.float32)
     with pytest.raises(StageError, match="the GPU is out of memory"):
-        answered(registry.create("backends", "torch", options).load(made.folder / made.entry, 1), x)
+        answered(BACKENDS.create("torch", options).load(made.folder / made.entry, 1), x)
     torch.cuda.set_per_process_memory_fraction(1.0)
     # The next one runs.
     session = loaded(tmp_path / "b", model)
@@ -280,7 +281,8 @@ def test_nvml_reads_this_gpu() -> None:
 
 
 def test_the_counter_counts_joules_of_work() -> None:
-    meter = registry.create("meters", "nvml", {"idle_seconds": 1.0})
+    meter = METERS.create("nvml", {"idle_seconds": 1.0})
+    assert isinstance(meter, Settling)
     meter.settle()
     a = torch.randn(4096, 4096, device=DEVICE).half()
     meter.start()
@@ -349,7 +351,7 @@ def _trained(folder: Path, spec: Any, workload: Any = None, dense: Any = None) -
     """Return what the compress room makes of a spec in a new folder, its dense model included."""
     from hwbench.compress import compress
 
-    workload = registry.create("workloads", "toy") if workload is None else workload
+    workload = WORKLOADS.create("toy") if workload is None else workload
     folder.mkdir(parents=True)
     if dense is None and not spec.is_dense:
         dense = _trained(folder / "dense", spec.dense, workload)
@@ -368,7 +370,7 @@ class _Toy:
     metric = "top1"
 
     def __init__(self, model: Any = None, loss: Any = None) -> None:
-        toy = registry.create("workloads", "toy")
+        toy = WORKLOADS.create("toy")
         self.data, self.score = toy.data, toy.score
         self.model = model or toy.model
         self.train_step = loss or toy.train_step

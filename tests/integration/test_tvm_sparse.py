@@ -16,13 +16,13 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from hwbench import registry
 from hwbench.errors import StageError
 from hwbench.instruments import kernel_bench
 from hwbench.kernels import build, choose, graph, layouts, lower
 from hwbench.kernels.problem import WHOLE, Config, Problem
 from hwbench.pareto import decide
 from hwbench.records import LayerNote, PluginSpec, Source, Value
+from hwbench.registry import BACKENDS
 from tests import synthetic
 from tests.unit.test_kernels import block, document, pruned
 
@@ -79,7 +79,7 @@ def test_an_artifact_for_a_cortex_a72_links(tmp_path: Path) -> None:
 
 
 def test_no_linker_is_said(tmp_path: Path) -> None:
-    backend = registry.create("backends", "tvm_sparse", {"cc": "no-such-gcc"})
+    backend = BACKENDS.create("tvm_sparse", {"cc": "no-such-gcc"})
     model, x = block(np.random.default_rng(0), 16, 5)
     onnx.save(model, str(tmp_path / "m.onnx"))
     with pytest.raises(StageError, match="no-such-gcc"):
@@ -101,7 +101,7 @@ def test_where_sparse_does_not_pay_the_decision_says_ship_it_on_ort(tmp_path: Pa
         path.parent.mkdir()
         onnx.save(model, str(path))
         if number:
-            backend = registry.create("backends", "tvm_sparse", sparse.options)
+            backend = BACKENDS.create("tvm_sparse", sparse.options)
             session, notes = kernel_bench.compiled(path, x, 1, backend)
             calls.append(session.invoke)
         else:

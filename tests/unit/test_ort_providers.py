@@ -8,9 +8,9 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from hwbench import registry
 from hwbench.backends.onnxruntime import check_placed, placed
 from hwbench.errors import StageError
+from hwbench.registry import BACKENDS
 from tests import artifacts
 
 CPU, CUDA, RT = (f"{n}ExecutionProvider" for n in ("CPU", "CUDA", "Tensorrt"))
@@ -19,7 +19,7 @@ CPU, CUDA, RT = (f"{n}ExecutionProvider" for n in ("CPU", "CUDA", "Tensorrt"))
 @pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this onnxruntime has CUDA")
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_is_not_there_is_not_available(provider: str, tmp_path: Path) -> None:
-    backend = registry.create("backends", "onnxruntime", {"provider": provider})
+    backend = BACKENDS.create("onnxruntime", {"provider": provider})
     entry = backend.compile_empty(artifacts.TARGET, tmp_path)
     for use in (backend.versions, lambda: backend.load(tmp_path / entry, 1)):
         with pytest.raises(StageError, match="not available: this onnxruntime has no") as refused:

@@ -18,14 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hwbench import registry
 from hwbench.backends import _torch_graph, _torch_layers, _torch_net
 from hwbench.backends._torch_layers import Kernel, Offer, Replaced
 from hwbench.backends._torch_net import Conv2d, Linear
 from hwbench.backends._torch_time import How, copies, fastest
-from hwbench.backends.torch import Options, require, tolerance, translated
+from hwbench.backends.torch import TRAITS, Options, require, translated
 from hwbench.errors import StageError
+from hwbench.protocols import Accelerated
 from hwbench.records import OnnxModel
+from hwbench.registry import BACKENDS
 from tests import artifacts
 
 RNG = np.random.default_rng(0)
@@ -135,15 +136,16 @@ def test_short_formats_stay_within_their_tolerance(precision: str, tmp_path: Pat
     model = artifacts.network(tmp_path / "m.onnx")
     options = {"precision": precision}
     made = artifacts.compiled(model, artifacts.candidate("torch", options, batch=2), tmp_path / "a")
-    session = registry.create("backends", "torch", options).load(made.folder / made.entry, 1)
+    session = BACKENDS.create("torch", options).load(made.folder / made.entry, 1)
     x = np.random.default_rng(3).standard_normal((2, *artifacts.SHAPE)).astype(np.float32)
     session.set_inputs([x])
     session.invoke()
     (found,) = session.outputs()
     wanted = _answers(model, x)
     error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    assert 0 < error <= tolerance(options)
+    assert 0 < error <= TRAITS.tolerance(options)
     if precision == "int8":
+        assert isinstance(session, Accelerated)
         assert any("int8 takes" in words for words in session.layers)
 
 
@@ -157,12 +159,12 @@ def _answers(model: OnnxModel, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("wrong", [{"mode": "graph"}, {"precision": "tf32"}])
 def test_what_needs_a_gpu_says_so(wrong: dict[str, Any]) -> None:
     with pytest.raises(StageError, match="needs a GPU"):
-        registry.create("backends", "torch", wrong)
+        BACKENDS.create("torch", wrong)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: nothing is missing")
 def test_without_a_gpu_it_is_not_available_and_says_why(tmp_path: Path) -> None:
-    backend = registry.create("backends", "torch", {"device": "cuda"})
+    backend = BACKENDS.create("torch", {"device": "cuda"})
     entry = backend.compile_empty(artifacts.TARGET, tmp_path)
     for use in (backend.versions, lambda: backend.load(tmp_path / entry, 1)):
         with pytest.raises(StageError, match="not available: ") as refused:
@@ -315,7 +317,7 @@ def test_compiled_gives_the_same_answers(tmp_path: Path) -> None:
     model = artifacts.network(tmp_path / "m.onnx")
     options = {"mode": "compile"}
     made = artifacts.compiled(model, artifacts.candidate("torch", options), tmp_path / "a")
-    session = registry.create("backends", "torch", options).load(made.folder / made.entry, 1)
+    session = BACKENDS.create("torch", options).load(made.folder / made.entry, 1)
     x = np.random.default_rng(3).standard_normal((1, *artifacts.SHAPE)).astype(np.float32)
     session.set_inputs([x])
     session.invoke()

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from hwbench import compress, config, cuda, files, registry
+from hwbench import compress, config, cuda, files
 from hwbench.compress import device, training
 from hwbench.errors import StageError, UserError
 from hwbench.executor import process
@@ -28,6 +28,7 @@ from hwbench.records import (
     from_json,
     to_json,
 )
+from hwbench.registry import PRUNERS, WORKLOADS
 from hwbench.report import prose
 from hwbench.report.page import page
 from hwbench.store import Cache
@@ -46,7 +47,7 @@ SPEC = CompressionSpec(TOY, TRAIN, "unstructured", sparsity=0.5, recovery=TRAIN)
 
 @pytest.fixture(scope="module")
 def toy() -> Workload:
-    made: Workload = registry.create("workloads", "toy")
+    made: Workload = WORKLOADS.create("toy")
     return made
 
 
@@ -298,7 +299,8 @@ def test_a_train_step_that_mixes_devices_is_told_where_and_how_to_mend(
     assert text != EXAMPLE
     path = tmp_path / "task.py"
     path.write_text(text)
-    workload: PythonWorkload = registry.create("workloads", "python", {"file": path})
+    workload = WORKLOADS.create("python", {"file": path})
+    assert isinstance(workload, PythonWorkload)
     with pytest.raises(StageError, match="on the CPU and on the GPU meet") as caught:
         _fit_on_a_gpu(workload)
     number = 1 + next(n for n, row in enumerate(text.splitlines()) if "raise Runtime" in row)
@@ -452,7 +454,7 @@ def test_a_split_that_fills_the_gpu_is_copied_batch_by_batch(
 def test_pruners_see_the_cpu_alone_and_never_the_model_itself(toy: Workload) -> None:
     model = toy.model()
     before = copy.deepcopy(model.state_dict())
-    pruner = registry.create("pruners", "unstructured")
+    pruner = PRUNERS.create("unstructured")
     made = device.prune(pruner, model, toy.data("validation")[0][:1], SPEC, 0.5, {})
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert device.of(made.model) == torch.device("cpu")

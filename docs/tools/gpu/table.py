@@ -37,7 +37,7 @@ import torch
 from kept import append, lines
 from scipy import stats as scipy_stats
 
-from hwbench import files, registry
+from hwbench import files
 from hwbench.compile import compile_model
 from hwbench.compress import compress
 from hwbench.conditions import nvml
@@ -55,6 +55,7 @@ from hwbench.records import (
     from_json,
     to_json,
 )
+from hwbench.registry import BACKENDS, METERS, WORKLOADS
 
 NETS: dict[str, dict[str, Any]] = {
     "mlp": {"net": "mlp", "width": 4096, "depth": 4, "classes": 1000, "samples": 8},
@@ -307,7 +308,7 @@ def _made(net: str, label: str, small: bool, folder: Path) -> OnnxModel:
     torch.set_num_threads(2)
     (folder / "dense").mkdir(parents=True)
     (folder / "weights").mkdir()
-    workload = registry.create("workloads", "untrained", (SMALL if small else NETS)[net])
+    workload = WORKLOADS.create("untrained", (SMALL if small else NETS)[net])
     none = TrainSpec(epochs=0)
     plain = CompressionSpec(WorkloadSpec("untrained", (SMALL if small else NETS)[net]), none)
     pattern, sparsity = VARIANTS[label]
@@ -338,7 +339,7 @@ def loaded(
             candidate = Candidate(model.spec, PluginSpec("torch", options), "gpu", group.batch)
             folder = home / re.sub(r"\W+", "-", label)
             made = compile_model(candidate, model, target, folder)
-            backend = registry.create("backends", "torch", options)
+            backend = BACKENDS.create("torch", options)
             session = backend.load(made.folder / made.entry, torch.get_num_threads())
             inputs = np.random.default_rng(0).standard_normal((group.batch, *model.input_shape))
             session.set_inputs([inputs.astype(np.float32)])
@@ -427,7 +428,7 @@ def do_bench(session: Any) -> float:
 
 def joules(session: Any, seconds: float, kept: Kept) -> tuple[float | None, float | None]:
     """Return millijoules an inference, gross and net of the GPU idling just before."""
-    meter = registry.create("meters", "nvml", {"idle_seconds": 1.0})
+    meter = METERS.create("nvml", {"idle_seconds": 1.0})
     try:
         meter.settle()
         meter.start()

@@ -33,6 +33,7 @@ from hwbench.records import (
     digest,
     from_json,
 )
+from hwbench.registry import SAMPLERS
 from hwbench.regress import FLOORS, conclude, crept, noise, pooled
 from hwbench.regress import judge as judge_change
 from hwbench.store import Run
@@ -89,7 +90,8 @@ def watch(
 def _candidates(recipe: Recipe, target: TargetProfile, kept: Held) -> list[Candidate]:
     """Return what is made tonight; of a search that samples, what it had found when pinned."""
     planned = list(search.plan(recipe, target))
-    if recipe.search.sampler.kind == "grid" and recipe.search.strategy == "train_all":
+    sampled = SAMPLERS.traits(recipe.search.sampler.kind).chooses
+    if not sampled and recipe.search.strategy == "train_all":
         return planned
     return [c for c in planned if kept.model(c.label) is not None]
 
@@ -100,7 +102,6 @@ def _duels(kept: Held, ready: Sequence[Prepared]) -> list[Duel]:
         pinned = kept.model(prepared.candidate.label)
         if pinned is not None and prepared.compiled is not None and prepared.model is not None:
             tonight = Model(prepared.compiled, prepared.model)
-            # Candidates that differ in what their name does not say: the first is watched.
             found.setdefault(pinned.label, Duel(pinned.label, pinned, tonight))
     return list(found.values())
 

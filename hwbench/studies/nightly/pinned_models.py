@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import files
+from hwbench.backends import revived
 from hwbench.errors import UserError
 from hwbench.executor.jobs import Prepared
 from hwbench.measure import worker_zip
@@ -133,12 +134,12 @@ def load(home: Path, artifacts: str) -> Held:
     return Held(
         artifacts,
         folder,
-        tuple(_revived(m, folder, artifacts) for m in data["models"]),
+        tuple(_revived(revived(m), folder, artifacts) for m in data["models"]),
         data["recipe"],
         data["commit"],
         data["versions"],
         from_json(Conditions, data["conditions"]),
-        tuple(from_json(Result, r) for r in data["results"]),
+        tuple(from_json(Result, revived(r)) for r in data["results"]),
     )
 
 

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 
 from hwbench.errors import UserError, did_you_mean
 from hwbench.protocols import Split, Workload
+from hwbench.traits import WorkloadTraits
 from hwbench.workloads.zoo.network import Network
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-REQUIRES = {"torch": "torch"}
+TRAITS = WorkloadTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+)
 
 
 @dataclass(frozen=True, slots=True)
