@@ -9,6 +9,7 @@
 # readable and the same command goes on where it was. What is done has a file in FOLDER/done.
 #
 # DEVICE=cpu tries all of it with tiny sizes and without a GPU. STEPS="tests table" runs these alone.
+# BENCH_ARGS="--set ..." goes to hwbench bench (no spaces inside), BATCH and TARGET likewise.
 # WHEELS=folder installs from files, where there is no network. PYTHON=... is the interpreter.
 set -uo pipefail
 seconds=$(awk -v minutes="${1:-8}" 'BEGIN {printf "%d", 60 * minutes}')
@@ -120,7 +121,8 @@ cp -r recipes "$folder/"
 at=$([[ $device == cpu ]] && echo tcpu || echo "${TARGET:-cuda}")
 # A third of what is left goes into preparing, as long as nothing is known of this machine.
 measuring=$(($(left) * 2 / 3))
+read -ra more <<<"${BENCH_ARGS:-}"
 run bench 600 env -C "$folder" "$python" -m hwbench bench --recipe gpu-mlp --target "$at" \
-    --set "batch=${BATCH:-256}" "${size[@]}" --max-time "$((measuring > 30 ? measuring : 30))"
+    --set "batch=${BATCH:-256}" "${size[@]}" "${more[@]}" --max-time "$((measuring > 30 ? measuring : 30))"
 [[ -e $folder/reports/latest ]] && cp "$folder"/reports/latest/decision.md "$results/" 2>/dev/null
 say "ends: $(ls "$results/done" | tr '\n' ' ')"
