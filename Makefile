@@ -45,7 +45,7 @@ test-fast: $(VENV)/.dev ## the tests that take no more than seconds
 	@$(bin)/python -m pytest -m "not slow" tests/unit tests/contracts
 
 bench-kernels: $(VENV)/.dev ## our sparse kernels beside ONNX Runtime (ARGS="--networks resnet18 --patterns 90")
-	@OMP_NUM_THREADS=1 $(bin)/python -m hwbench.kernels.bench $(ARGS)
+	@OMP_NUM_THREADS=1 $(bin)/python -m hwbench.instruments.kernel_bench $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, layers
 	@$(bin)/ruff check .

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hwbench import registry
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Planning, Telling
 from hwbench.records import (
@@ -16,8 +15,8 @@ from hwbench.records import (
     TargetProfile,
     digest,
     file_digest,
-    to_json,
 )
+from hwbench.registry import BACKENDS
 
 
 def compile_model(
@@ -36,7 +35,8 @@ def compile_model(
     since = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     spec = candidate.backend
-    backend: Backend = registry.create("backends", spec.kind, spec.options)
+    _check_fit(candidate, model)
+    backend = BACKENDS.create(spec.kind, spec.options)
     if heard is not None and isinstance(backend, Telling):
         backend.listen(heard)
     entry = backend.compile(model, candidate, target, folder)
@@ -59,6 +59,24 @@ def compile_model(
     )
 
 
+def _check_fit(candidate: Candidate, model: OnnxModel) -> None:
+    """Raise `StageError` for a batch or an input that the backend's traits rule out."""
+    kind = candidate.backend.kind
+    traits = BACKENDS.traits(kind)
+    if traits.max_batch is not None and candidate.batch > traits.max_batch:
+        raise StageError(
+            "compile",
+            f"the backend {kind} takes no batch of {candidate.batch}",
+            expected=f"a batch of at most {traits.max_batch}",
+        )
+    if model.input_dtype not in traits.input_dtypes:
+        raise StageError(
+            "compile",
+            f"the backend {kind} takes no input of {model.input_dtype}",
+            expected=f"one of {', '.join(traits.input_dtypes)}",
+        )
+
+
 def _versions(backend: Backend) -> Mapping[str, str]:
     """Return what the backend is made of here; empty where it only compiles for elsewhere."""
     try:
@@ -72,7 +90,7 @@ def _digest(candidate: Candidate, entry: str, files: Mapping[str, Path]) -> str:
         {
             "files": {name: file_digest(path) for name, path in files.items()},
             "entry": entry,
-            "backend": to_json(candidate.backend),
+            "backend": candidate.backend,
             "batch": candidate.batch,
             "threads": candidate.threads,
         }

@@ -8,10 +8,13 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hwbench.errors import UserError
+
+_TICK = 1.0
 
 _SAYINGS = {
     errno.ENOSPC: "the disk is full",
@@ -91,17 +94,23 @@ def append(path: Path, line: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
+def locked(
+    path: Path, *, wait: bool, busy: str = "", meanwhile: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold an exclusive lock on a lock file; the system frees it when the process dies.
 
-    Without `wait`, raises `UserError` saying `busy` when another process holds it.
+    Without `wait`, raises `UserError` saying `busy` when another process holds it; with it,
+    `meanwhile` is called every second.
     """
     with said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if wait and meanwhile is not None:
+                _await(handle, meanwhile)
+            else:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             holder = os.pread(handle, 40, 0).decode(errors="replace").strip()
             raise UserError(
@@ -112,6 +121,15 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _await(handle: int, meanwhile: Callable[[], None]) -> None:
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        meanwhile()
+        time.sleep(_TICK)
 
 
 def _ends_clean(path: Path) -> bool:

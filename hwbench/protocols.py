@@ -1,4 +1,6 @@
-"""The seams: what a plug-in promises. Contract tests hold every registered plug-in to them.
+"""The seams: what a plug-in does; what it is, its `hwbench.traits` say.
+
+Contract tests (`hwbench.testing`) hold every registered plug-in to both.
 
 Host plug-ins may use torch and onnx; what runs on the device (`Session`, a backend's `load`, an
 `EnergyMeter`) only numpy and its own runtime. Heavy imports happen inside the functions, so that
@@ -89,15 +91,6 @@ class Pruned:
 
 class Pruner(Protocol):
     """Removes weights. Deterministic for a seed; never touches the model it is given."""
-
-    criteria: tuple[str, ...]
-    """The criteria it offers, the default first."""
-    scopes: tuple[str, ...]
-    """The scopes it offers, the default first."""
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether this pruner makes the pattern (``2:4``, ``channel``, ``4x1``, ...)."""
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return what can be pruned: by layer, in the model's order, how many units there are.
@@ -228,8 +221,6 @@ class Telling(Protocol):
 
 class EnergyMeter(Protocol):
     """Joules between `start` and `stop`. Cannot read: raises `StageError`, never 0."""
-
-    tier: Literal["meter", "counter", "model", "proxy"]
 
     def start(self) -> None:
         """Begin to count."""

@@ -15,9 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hwbench import files
+from hwbench import conditions, files
+from hwbench.backends import revived
 from hwbench.errors import UserError
-from hwbench.records import Result, Study, digest, from_json, to_json
+from hwbench.records import (
+    Candidate,
+    OnnxModel,
+    Result,
+    Study,
+    TargetProfile,
+    digest,
+    from_json,
+    to_json,
+)
+from hwbench.registry import BACKENDS
 
 R = TypeVar("R")
 
@@ -88,6 +99,17 @@ class Cache:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def compile_key(candidate: Candidate, target: TargetProfile, model: OnnxModel) -> str:
+    """Return the cache key of an artifact: the candidate, and what it is made from and for."""
+    # The candidate names the target; of what its file says, the ISA and the GPU decide as well.
+    decides = {"candidate": candidate.key, "isa": target.isa, "model": model.digest}
+    if target.gpu is not None:
+        decides["gpu"] = target.gpu.capability
+    if BACKENDS.traits(candidate.backend.kind).compiles == "on_target":
+        decides["compiled on"] = digest(conditions.identity()["cpu"])
+    return digest(decides)
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """The folder ``reports/<recipe>/<target>/<time>/`` that one run leaves behind."""
@@ -155,7 +177,7 @@ def read_study(folder: Path) -> Study:
             where=str(folder),
             expected="a folder such as reports/latest, with a study.json in it",
         )
-    return from_json(Study, read_json(folder / "study.json")["study"])
+    return from_json(Study, revived(read_json(folder / "study.json")["study"]))
 
 
 def runs(reports: Path) -> tuple[Path, ...]:
@@ -179,7 +201,7 @@ def read_results(folder: Path) -> list[Result]:
         except json.JSONDecodeError:
             continue
         _readable(data, f"{path}:{number}")
-        result = from_json(Result, data["result"])
+        result = from_json(Result, revived(data["result"]))
         found[result.candidate.key] = result
     return list(found.values())
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from hwbench.backends import named
 from hwbench.compile import compile_model
 from hwbench.records import (
     Candidate,
@@ -110,7 +111,7 @@ def candidate(
 ) -> Candidate:
     """Return a candidate of a backend; ``label`` tells one from another."""
     spec = CompressionSpec(WorkloadSpec("toy"), TrainSpec(), seed=label)
-    return Candidate(ExportSpec(spec), PluginSpec(kind, options or {}), TARGET.name, batch)
+    return Candidate(ExportSpec(spec), named(PluginSpec(kind, options or {})), TARGET.name, batch)
 
 
 def compiled(model: OnnxModel, of: Candidate, folder: Path) -> CompiledModel:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import equip, files
+from hwbench import boards, config, files
 from hwbench.connections import emulated
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
@@ -29,7 +29,7 @@ def built() -> Path:
     """Return the folder of the board, built if need be; skips where that cannot be done."""
     place = folder()
     try:
-        equip.emulate(place)
+        boards.emulate(place, [s.kind for s in config.load_target(boards.EMULATED).backends])
     except TargetError as error:
         pytest.skip(f"no emulated board: {error}")
     return place

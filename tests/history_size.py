@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hwbench import history
-from hwbench.nightly.run import render
 from hwbench.records import Change, Night, Pair, Reading
+from hwbench.studies.nightly import history
+from hwbench.studies.nightly.run import render
 
 METRICS = ("latency_p50", "load_time", "energy", "peak_memory", "process_memory",
            "artifact_bytes", "compile_time")  # fmt: skip

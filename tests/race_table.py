@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hwbench import files, registry
+from hwbench import files
 from hwbench.compress import compress, load
 from hwbench.errors import StageError
-from hwbench.protocols import Workload
 from hwbench.records import CompressionSpec, TrainSpec, WorkloadSpec
+from hwbench.registry import WORKLOADS
 
 TRAIN = TrainSpec(epochs=18, lr=0.1)
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -72,7 +72,7 @@ def counted(model: nn.Module, example: Tensor) -> tuple[float, float]:
 
 
 def main(path: Path) -> None:
-    workload: Workload = registry.create("workloads", "p32")
+    workload = WORKLOADS.create("p32")
     example = workload.data("validation")[0][:1]
     lines = []
     with tempfile.TemporaryDirectory() as name:

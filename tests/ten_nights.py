@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hwbench.measure import selftest
+from hwbench.instruments import selftest
 from tests.integration import test_nightly
 from tests.integration.house import REPOSITORY, House
 

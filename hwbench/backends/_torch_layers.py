@@ -1,40 +1,75 @@
 """What a layer's zeros can be turned into on a GPU, chosen per layer by measuring. Not a plug-in.
 
 A layer is replaced only where its replacement is faster on this device, at this batch, beside the
-dense layer in turn: forced 2:4 at batch 1 has been seen at a tenth of the dense speed.
+dense layer in turn, timed the way the session will run it: forced 2:4 at batch 1 has been seen at a
+tenth of the dense speed. What answers otherwise than the dense layer is refused, however fast.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwbench.backends._torch_net import Conv2d, Linear
+from hwbench.backends._torch_time import How, foreign, ratio_of
 from hwbench.records import LayerNote, OnnxModel
-
-if TYPE_CHECKING:
-    from hwbench.backends.torch import Options
 
 FASTER = 0.97
 """A replacement must take less than this share of the dense layer's time."""
 BLOCKS = (64, 32, 16)
 LEAST_EMPTY = 0.5
 """Share of blocks that must be empty before a block kernel is tried."""
-_ROUNDS, _CALLS = 7, 10
+ALIKE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 3e-2, "int8": 1e-1}
+"""How far a replacement's answers may be from the dense layer's, by precision: the norm of the
+difference over the norm of the answers. Rounding stays far below, a wrong product far above."""
+
+
+class Options(Protocol):
+    """What of the backend's options decides about layers."""
+
+    @property
+    def device(self) -> str:
+        """Where the network runs: ``cpu`` or ``cuda``."""
+
+    @property
+    def precision(self) -> str:
+        """Of weights and activations; ``int8`` is a form of its own."""
+
+    @property
+    def sparse(self) -> str:
+        """``auto``, ``force`` or ``off``."""
+
+    @property
+    def mode(self) -> str:
+        """How it is run: as it is, compiled, in a CUDA graph."""
+
+    @property
+    def l2(self) -> str:
+        """Whether the GPU's cache is ``cold`` or ``warm`` before a call."""
 
 
 class Kernel(Protocol):
-    """Multiplies rows (m, inputs) by a packed weight: (m, outputs), without the bias."""
+    """Multiplies rows (m, inputs) by a packed weight."""
 
-    def __call__(self, rows: Tensor, /) -> Tensor:
-        """Return the products."""
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the weight as it is packed."""
+
+    def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
+        """Choose what is fastest for rows like these, where there is a choice."""
+
+    @property
+    def chosen(self) -> str:
+        """What was chosen, in a few words; empty: there was no choice."""
+
+    def __call__(self, rows: Tensor, bias: Tensor | None = None, /) -> Tensor:
+        """Return (m, outputs), the bias (outputs,) added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +93,16 @@ class Replaced(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return what the dense layer returns."""
         if self.conv is None:
-            found = self._products(x.reshape(-1, x.shape[-1]))
+            found = self.kernel(x.reshape(-1, x.shape[-1]), self.bias)
             return found.reshape(*x.shape[:-1], -1)
         rows, (n, high, wide) = im2col(x, self.conv)
-        found = self._products(rows)
+        found = self.kernel(rows, self.bias)
         return found.reshape(n, high, wide, -1).permute(0, 3, 1, 2)
 
-    def _products(self, rows: Tensor) -> Tensor:
-        found = self.kernel(rows)
-        return found if self.bias is None else found + self.bias
+    def tune(self, x: Tensor, how: How) -> None:
+        """Choose what is fastest for an input like this one, where the kernel has a choice."""
+        rows = x.reshape(-1, x.shape[-1]) if self.conv is None else im2col(x, self.conv)[0]
+        self.kernel.tune(rows, self.bias, how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +165,15 @@ def empty_blocks(weight: Tensor, size: int) -> float:
 def offers(weight: Tensor, options: Options) -> list[Offer]:
     """Return the ways besides the dense one in which a weight can be run, on this device."""
     found = []
+    zeros = options.sparse != "off" and options.device == "cuda"
+    pairs = zeros and is_2_4(weight)
     if options.precision == "int8":
         found.append(Offer("int8", pack_int8))
-    if options.sparse == "off" or options.device != "cuda":
-        return found
-    if is_2_4(weight):
-        found.append(Offer("2:4", pack_2_4))
-    size = block_size(weight)
+        if pairs:
+            found.append(Offer("int8 2:4", pack_int8_2_4))
+    elif pairs:
+        found += pairs_offers(options)
+    size = block_size(weight) if zeros else 0
     if size:
         from hwbench.backends._torch_block import pack
 
@@ -143,46 +181,49 @@ def offers(weight: Tensor, options: Options) -> list[Offer]:
     return found
 
 
-class _Packed24:
-    def __init__(self, weight: Tensor) -> None:
-        self._weight: Any = torch.sparse.to_sparse_semi_structured(weight)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return F.linear(rows, self._weight)
+def pairs_offers(options: Options) -> list[Offer]:
+    """Return the ways to multiply by a 2:4 weight on this GPU."""
+    found = [Offer("2:4", pack_2_4)]
+    if "graph" in options.mode:  # launched from Python, more kernels only take longer
+        found.append(Offer("2:4 halves", pack_halves))
+    if torch.cuda.get_device_capability()[0] == 8:  # torch has CUTLASS's for no other
+        found.append(Offer("2:4 CUTLASS", pack_cutlass))
+    return found
 
 
 def pack_2_4(weight: Tensor) -> Kernel:
-    """Pack a 2:4 weight for the GPU's sparse tensor cores (cuSPARSELt or CUTLASS)."""
-    return _Packed24(weight)
+    """Pack a 2:4 weight for the GPU's sparse tensor cores."""
+    from hwbench.backends._torch_two_four import Cusparselt
+
+    return Cusparselt(weight)
 
 
-class _PackedInt8:
-    """Weights with a scale a row; activations with a scale a row, taken from them as they come."""
+def pack_halves(weight: Tensor) -> Kernel:
+    """Pack a 2:4 weight cut in two along its inputs."""
+    from hwbench.backends._torch_two_four import Halves
 
-    def __init__(self, weight: Tensor) -> None:
-        scale = weight.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / 127.0
-        self._scale = scale.t()
-        self._weight = torch.round(weight.float() / scale).to(torch.int8).t()
-        if weight.is_cuda and (weight.shape[0] % 8 or weight.shape[1] % 8):
-            raise RuntimeError("sizes of a multiple of 8 are needed for int8")
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        scale = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / 127.0
-        short = torch.round(rows.float() / scale).to(torch.int8)
-        missing = max(0, _LEAST_ROWS - len(short)) if rows.is_cuda else 0
-        if missing:
-            short = F.pad(short, (0, 0, 0, missing))
-        products = torch._int_mm(short, self._weight)[: len(rows)]
-        return (products.float() * scale * self._scale).to(rows.dtype)
+    return Halves(weight)
 
 
-_LEAST_ROWS = 32
-"""cuBLAS's int8 product wants more than 16 rows."""
+def pack_cutlass(weight: Tensor) -> Kernel:
+    """Pack a 2:4 weight for torch's own CUTLASS kernels."""
+    from hwbench.backends._torch_two_four import Cutlass
+
+    return Cutlass(weight)
 
 
 def pack_int8(weight: Tensor) -> Kernel:
     """Round a weight to 8 bits."""
-    return _PackedInt8(weight)
+    from hwbench.backends._torch_int8 import Int8
+
+    return Int8(weight)
+
+
+def pack_int8_2_4(weight: Tensor) -> Kernel:
+    """Round a 2:4 weight to 8 bits, for the GPU's sparse tensor cores."""
+    from hwbench.backends._torch_int8 import Int8
+
+    return Int8(weight, two_four=True)
 
 
 # --------------------------------------------------------------------------------------------
@@ -204,15 +245,26 @@ def choose(net: nn.Module, examples: Sequence[Tensor], options: Options) -> tupl
     possible = {n: found for n, m in layers.items() if (found := _offers(m, options))}
     if not possible:
         return ()
+    how = running(net, options)
     seen = _inputs(net, {n: layers[n] for n in possible}, examples)
     said = []
     for name, found in possible.items():
         layer, example = layers[name], seen[name]
-        best, words = _best(layer, example, found, options)
+        best, words = _best(layer, example, found, options, how)
         said.append(f"{name} {tuple(layer.weight.shape)}: {words}")
         if best is not None:
             net.set_submodule(name, best)
     return tuple(said)
+
+
+def running(net: nn.Module, options: Options) -> How:
+    """Return how the layers of a network will run: in a graph, and whether from the cache."""
+    if options.device != "cuda":
+        return How()
+    cache = int(torch.cuda.get_device_properties(0).L2_cache_size)
+    weights = sum(p.nbytes for p in net.parameters())
+    cold = options.l2 == "cold" or weights > cache
+    return How(graph=options.mode != "eager", evict=3 * cache // 2 if cold else 0)
 
 
 def _offers(layer: Linear | Conv2d, options: Options) -> list[Offer]:
@@ -244,54 +296,54 @@ def _inputs(
 
 
 def _best(
-    layer: Linear | Conv2d, example: Tensor, found: Sequence[Offer], options: Options
+    layer: Linear | Conv2d, example: Tensor, found: Sequence[Offer], options: Options, how: How
 ) -> tuple[nn.Module | None, str]:
-    best, best_ratio, said = None, FASTER, []
+    """Return what replaces a layer, None for nothing, and what each offer came to."""
+    said: list[str] = []
+    taken: tuple[float, nn.Module | None, int] = (FASTER, None, -1)
     for offer in found:
         try:
-            with torch.inference_mode():
-                made = Replaced(layer, offer.pack(matrix(layer)))
-                made(example)
-                forced = options.sparse == "force" or offer.name == "int8"
-                ratio = ratio_of(made, layer, example)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            first = (str(error).splitlines() or [""])[0]
+            made, ratio = tried(layer, example, offer, options, how)
+        except foreign() as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
             said.append(f"{offer.name} not possible ({first[:120]})")
             continue
-        said.append(f"{offer.name} takes {ratio:.2f} of dense")
-        if forced or ratio < best_ratio:
-            best, best_ratio = made, min(ratio, best_ratio)
-            said[-1] += ", taken"
-    return best, "; ".join(said)
+        chosen = f" ({made.kernel.chosen})" if made.kernel.chosen else ""
+        said.append(f"{offer.name}{chosen} takes {ratio:.2f} of dense")
+        asked = options.sparse == "force" or offer.name.startswith("int8")
+        if ratio < taken[0] or (asked and taken[1] is None):
+            taken = (ratio, made, len(said) - 1)
+    if taken[1] is not None:
+        said[taken[2]] += ", taken"
+    return taken[1], "; ".join(said)
 
 
-def ratio_of(one: nn.Module, other: nn.Module, example: Tensor) -> float:
-    """Return the time of `one` over that of `other`: the median of rounds in turn."""
-    for module in (one, other, one, other):
-        _seconds(module, example)
-    return statistics.median(
-        _seconds(one, example) / _seconds(other, example) for _ in range(_ROUNDS)
-    )
+def tried(
+    layer: Linear | Conv2d, example: Tensor, offer: Offer, options: Options, how: How
+) -> tuple[Replaced, float]:
+    """Return a layer's replacement and its time over the dense layer's; raises what it raises."""
+    weight = matrix(layer)
+    with torch.inference_mode():
+        made = Replaced(layer, offer.pack(weight))
+        made.tune(example, how)
+        off = difference(made(example), layer(example))
+        if not off <= ALIKE[options.precision]:
+            raise ValueError(f"its answers are {off:.1%} off the dense layer's")
+
+        def again() -> Replaced:
+            other = Replaced(layer, offer.pack(weight.clone()))
+            other.tune(example, how)
+            return other
+
+        sizes = (made.kernel.nbytes, layer.weight.nbytes)
+        ratio = ratio_of(again, lambda: copy.deepcopy(layer), example, how, nbytes=sizes)
+    return made, ratio
 
 
-def _seconds(module: nn.Module, example: Tensor) -> float:
-    if not example.is_cuda:
-        begun = time.perf_counter()
-        for _ in range(_CALLS):
-            module(example)
-        return time.perf_counter() - begun
-    start, end = (_event() for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    for _ in range(_CALLS):
-        module(example)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) * 1e-3
-
-
-def _event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Return the norm of the difference over the norm of what is wanted; NaN where one is."""
+    norm = wanted.float().norm().clamp_min(1e-30)
+    return float((found.float() - wanted.float()).norm() / norm)
 
 
 def prospects(model: OnnxModel) -> tuple[LayerNote, ...]:

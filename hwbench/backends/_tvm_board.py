@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwbench import registry
 from hwbench.backends import _tvm_there, _tvm_tuning
 from hwbench.errors import StageError, TargetError
 from hwbench.kernels import choose
 from hwbench.kernels.build import Machine
 from hwbench.protocols import Channel, Connection
 from hwbench.records import PluginSpec
+from hwbench.registry import CONNECTIONS
 
 _SILENCE = 120.0
 _WAIT = 3600
@@ -110,7 +110,7 @@ def opened(spec: PluginSpec, made: Machine, linker: Callable[..., Any] | None) -
         options["wait"] = max(options["wait"], _WAIT)
     with contextlib.ExitStack() as open_:
         try:
-            connection: Connection = registry.create("connections", spec.kind, options)
+            connection = CONNECTIONS.create(spec.kind, options)
             open_.callback(connection.close)
             folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
             place = connection.put(Path(_tvm_there.__file__), "there.py")

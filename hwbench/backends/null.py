@@ -21,11 +21,19 @@ from hwbench import __version__
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.traits import DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
 
-REQUIRES: Mapping[str, str] = {"numpy": "numpy"}
+TRAITS = BackendTraits(
+    requires={"numpy": "numpy"},
+    host_distributions=("onnx",),
+    device_distributions=("numpy",),
+    board_distributions=(),
+    input_dtypes=DTYPES,
+    computes=False,
+)
 Fault = Literal[
     "none", "refuse", "crash", "die", "hang", "raise", "nan", "print", "memory", "exit", "spike"
 ]

@@ -18,17 +18,37 @@ from hwbench.backends._ort_gpu import check_inputs, translated
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
 
-REQUIRES: Mapping[str, str] = {"onnxruntime": "onnxruntime>=1.31,<2"}
 
-PRECISIONS = ("fp32", "int8")
-"""Number formats that it runs as integers, and not only as what they stand for."""
+def _tolerance(options: Mapping[str, Any]) -> float:
+    """Return how far answers may be from those of the float32 file before they count as broken.
 
-MEMORY_VARIANTS: Mapping[str, Mapping[str, Any]] = {"without its arena": {"arena": False}}
-"""Options with which memory is read as well: the arena trades memory for time."""
+    Relative to the largest answer. TensorRT's fp32 is tf32 where it likes.
+    """
+    precision = str(options.get("precision", "fp32"))
+    short = options.get("provider") == "tensorrt" and precision == "fp32"
+    return {"fp32": AGREES, "tf32": 1e-2, "fp16": 2e-2}["tf32" if short else precision]
+
+
+TRAITS = BackendTraits(
+    requires={"onnxruntime": "onnxruntime>=1.31,<2"},
+    host_distributions=("onnxruntime", "onnx"),
+    # onnxruntime-gpu is installed in the place of onnxruntime.
+    device_distributions=("onnxruntime", "onnxruntime-gpu"),
+    board_distributions=("onnxruntime",),
+    # It runs int8 as integers, and not only as what they stand for.
+    precisions=("fp32", "int8"),
+    # The arena trades memory for time.
+    memory_variants={"without its arena": {"arena": False}},
+    tolerance=_tolerance,
+    naming=("provider", "precision"),
+    input_dtypes=DTYPES,
+    devices=("cpu", "cuda"),
+)
 
 _WHY = "ONNX Runtime multiplies zeros like any other number: no speed-up expected from them"
 
@@ -55,16 +75,6 @@ class Options:
     flush_denormals: bool = True
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     graph: bool = False
-
-
-def tolerance(options: Mapping[str, Any]) -> float:
-    """Return how far answers may be from those of the float32 file before they count as broken.
-
-    Relative to the largest answer. TensorRT's fp32 is tf32 where it likes.
-    """
-    precision = str(options.get("precision", "fp32"))
-    short = options.get("provider") == "tensorrt" and precision == "fp32"
-    return {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2}["tf32" if short else precision]
 
 
 class OrtSession:

@@ -15,14 +15,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
 
-REQUIRES: Mapping[str, str] = {"openvino": "openvino>=2026.4,<2027"}
 
-PRECISIONS = ("fp32", "int8")
-"""Files that it takes; int8 are those with QDQ nodes, which it runs in integers."""
+def _tolerance(options: Mapping[str, Any]) -> float:
+    return 1e-1 if options.get("precision") == "bf16" else AGREES
+
+
+TRAITS = BackendTraits(
+    requires={"openvino": "openvino>=2026.4,<2027"},
+    host_distributions=("openvino",),
+    device_distributions=("openvino",),
+    board_distributions=("openvino",),
+    # int8 are files with QDQ nodes, which it runs in integers.
+    precisions=("fp32", "int8"),
+    tolerance=_tolerance,
+    naming=("precision",),
+    input_dtypes=DTYPES,
+)
 
 _WHY = "OpenVINO multiplies zeros like any other number: no speed-up expected from them"
 
@@ -37,11 +50,6 @@ class Options:
 
     precision: Literal["fp32", "bf16"] = "fp32"
     flush_denormals: bool = True
-
-
-def tolerance(options: Mapping[str, Any]) -> float:
-    """Return how far answers may be from the file's, relative to the largest: more in bf16."""
-    return 1e-1 if options.get("precision") == "bf16" else 1e-3
 
 
 class OpenVinoSession:

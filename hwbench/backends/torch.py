@@ -17,19 +17,28 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-REQUIRES: Mapping[str, str] = {"torch": "torch", "numpy": "numpy"}
-RESIDENT_BYTES = 1 << 30
-"""What a process with torch in it is taken to need before anybody measured it."""
 
-_DEVICE_BYTES = 256 << 20
-"""More than the L2 of any GPU: writing so much leaves nothing of a model in it."""
-_WARM = 3
-_FOREIGN = (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError, IndexError)
+def _tolerance(options: Mapping[str, Any]) -> float:
+    short = {"tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
+    return short.get(str(options.get("precision")), AGREES)
+
+
+TRAITS = BackendTraits(
+    requires={"torch": "torch", "numpy": "numpy"},
+    host_distributions=("torch", "safetensors", "onnx"),
+    device_distributions=("torch", "triton", "safetensors"),
+    tolerance=_tolerance,
+    resident_bytes=1 << 30,
+    naming=("precision", "mode", "l2"),
+    input_dtypes=DTYPES,
+    devices=("cpu", "cuda"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,8 @@ class Options:
     """How the network is run.
 
     ``device``: ``cuda`` is the GPU that the target names. ``mode``: ``compile`` is
-    ``torch.compile``, ``graph`` a CUDA graph that is replayed. ``precision``: of weights and
+    ``torch.compile``, ``graph`` a CUDA graph that is replayed, ``compile+graph`` a CUDA graph of
+    what ``torch.compile`` made. ``precision``: of weights and
     activations (``tf32``: float32 with short products; ``int8``: linear layers with 8-bit
     weights and activations quantised as they come, the rest in bf16 on a GPU, in fp32 on a CPU).
     ``sparse``: ``auto`` measures 2:4 and block kernels layer by layer and takes them where they
@@ -46,21 +56,10 @@ class Options:
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    mode: Literal["eager", "compile", "graph"] = "eager"
+    mode: Literal["eager", "compile", "graph", "compile+graph"] = "eager"
     precision: Literal["fp32", "tf32", "bf16", "fp16", "int8"] = "fp32"
     sparse: Literal["auto", "force", "off"] = "auto"
     l2: Literal["warm", "cold"] = "warm"
-
-
-def tolerance(options: Mapping[str, Any]) -> float:
-    """Return how far answers may be from those of the float32 file before they count as broken.
-
-    Relative to the largest answer. Short formats are meant to differ: their accuracy is scored on
-    what the device answered, so this only has to catch what is wrong altogether.
-    """
-    return {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}[
-        str(options.get("precision", "fp32"))
-    ]
 
 
 class TorchSession:
@@ -107,7 +106,7 @@ class TorchSession:
                     old.copy_(new)
                 return
             self._inputs, self._graph = given, None
-            if self._options.mode == "graph":
+            if "graph" in self._options.mode:
                 self._capture()
 
     def invoke(self) -> None:
@@ -165,23 +164,18 @@ class TorchSession:
             self._found = self._net(*self._inputs)
 
     def _capture(self) -> None:
-        """Record one inference; before, it runs in a stream of its own as CUDA demands."""
-        cuda = self._torch.cuda
-        side = cuda.Stream()
-        side.wait_stream(cuda.current_stream())
-        with cuda.stream(side):
-            for _ in range(_WARM):
-                self._run()
-        cuda.current_stream().wait_stream(side)
-        graph = cuda.CUDAGraph()
-        with self._torch.inference_mode(), cuda.graph(graph):
-            self._found = self._net(*self._inputs)
-        self._graph = graph
+        """Record one inference."""
+        from hwbench.backends._torch_time import captured
+
+        with self._torch.inference_mode():
+            self._graph = captured(self._run, self._torch.device(self._options.device))
 
     def _empty_cache(self) -> None:
         if self._scratch is None:
+            from hwbench.backends._torch_time import SCRATCH_BYTES
+
             self._scratch = self._torch.empty(
-                _DEVICE_BYTES, dtype=self._torch.int8, device=self._options.device
+                SCRATCH_BYTES, dtype=self._torch.int8, device=self._options.device
             )
         self._scratch.zero_()
 
@@ -193,8 +187,8 @@ class TorchBackend:
         """Keep the options; raises `StageError` for a combination that cannot be."""
         self._options = options
         if options.device == "cpu":
-            for wrong in ("graph", "tf32"):
-                if wrong in (options.mode, options.precision):
+            for wrong in (options.mode, options.precision):
+                if wrong in ("graph", "compile+graph", "tf32"):
                     raise StageError("compile", f"{wrong} needs a GPU", mend="device: cuda")
 
     def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
@@ -262,7 +256,7 @@ class TorchBackend:
                 net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             net = _torch_layers.cast(net, _dtype(options)).to(options.device)
             notes = _torch_layers.choose(net, _examples(shapes, options), options)
-            ready = torch.compile(net, dynamic=False) if options.mode == "compile" else net
+            ready = torch.compile(net, dynamic=False) if "compile" in options.mode else net
             if options.device == "cuda":
                 # The peak is that of running: choosing held dense and packed weights at once.
                 torch.cuda.empty_cache()
@@ -320,11 +314,13 @@ def translated(stage: str) -> Iterator[None]:
     """Turn whatever torch raises inside the block into a `StageError`."""
     import torch
 
+    from hwbench.backends._torch_time import foreign
+
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise StageError(stage, f"the GPU is out of memory: {_first(error)}") from error
-    except _FOREIGN as error:
+    except foreign() as error:
         raise StageError(stage, f"torch: {type(error).__name__}: {_first(error)}") from error
 
 

@@ -20,15 +20,26 @@ from hwbench.backends import _tvm_cuda
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.registry import is_remote
+from hwbench.traits import DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
 
-REQUIRES: Mapping[str, str] = {
-    "tvm": "apache-tvm==0.27.0.post1",
-    # 0.1.15, which pip would take, crashes in meta_schedule.
-    "tvm_ffi": "apache-tvm-ffi==0.1.14.post0",
-}
+TRAITS = BackendTraits(
+    requires={
+        "tvm": "apache-tvm==0.27.0.post1",
+        # 0.1.15, which pip would take, crashes in meta_schedule.
+        "tvm_ffi": "apache-tvm-ffi==0.1.14.post0",
+    },
+    host_distributions=("apache-tvm", "apache-tvm-ffi", "onnx"),
+    device_distributions=("apache-tvm", "apache-tvm-ffi"),
+    board_distributions=("apache-tvm", "apache-tvm-ffi", "typing_extensions"),
+    # The processor "host" is the one that compiles, and tuning times kernels there.
+    compiles="on_target",
+    input_dtypes=DTYPES,
+    devices=("cpu", "cuda"),
+)
 
 _WHY = "TVM's dense kernels multiply zeros like any other number: no speed-up expected from them"
 _FOREIGN = (RuntimeError, ValueError)
@@ -271,7 +282,7 @@ class TvmBackend:
             raise StageError("compile", what, mend="leave tuning out where device is cuda")
         made = build.machine(options.mcpu, options.mtriple, threads)
         spec = profile.connection
-        if spec is not None and "host" in spec.options:
+        if spec is not None and is_remote(spec):
             kept = memory.of(made, memory.default().with_name(f"tuned-{profile.name}.json"))
             with _tvm_board.opened(spec, made, self._linker()) as board:
                 return _tvm_tuning.tuned(module, made, minutes * 60, kept, self._heard, board)

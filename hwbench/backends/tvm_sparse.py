@@ -16,8 +16,17 @@ from hwbench.records import (
     OnnxModel,
     TargetProfile,
 )
+from hwbench.traits import DTYPES, BackendTraits
 
-REQUIRES: Mapping[str, str] = dense.REQUIRES
+TRAITS = BackendTraits(
+    requires=dense.TRAITS.requires,
+    host_distributions=dense.TRAITS.host_distributions,
+    device_distributions=dense.TRAITS.device_distributions,
+    board_distributions=dense.TRAITS.board_distributions,
+    # Kernels are timed on the machine that compiles, where that is the target.
+    compiles="on_target",
+    input_dtypes=DTYPES,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwbench import config, equip, measure
+from hwbench import boards, config, measure
 from hwbench.cli import screen
 from hwbench.cli.options import Host, Target
 from hwbench.connections import emulated
@@ -28,13 +28,13 @@ def setup(target: Target = "rpi4", host: Host = "") -> int:
     Exit 0: everything starts. 3: the board cannot be reached, or something does not start there.
     """
     profile = config.load_target(target, host)
-    equip.setup(profile, lambda line: screen.err.print(line, markup=False))
+    boards.setup(profile, lambda line: screen.err.print(line, markup=False))
     screen.err.print("trying them", markup=False)
     found = measure.runtimes(profile)
     for name, said in found.items():
         screen.out.print(f"{name}: {said}", markup=False, soft_wrap=True)
     lost = {name for name, said in found.items() if said.startswith(measure.UNAVAILABLE)}
-    if lost & equip.PROVIDED:
+    if any(map(boards.provided, lost)):
         return Exit.TARGET
     if host:
         kept = config.remember_host(profile.name, host)
@@ -54,5 +54,6 @@ def emulate(
     400 MB, half a minute; done again only when what goes in has changed.
     """
     place = folder or emulated.folder()
-    done = "built" if equip.emulate(place.absolute()) else "up to date"
+    runs = [spec.kind for spec in config.load_target(boards.EMULATED).backends]
+    done = "built" if boards.emulate(place.absolute(), runs) else "up to date"
     screen.out.print(f"{done}: {place}", soft_wrap=True)

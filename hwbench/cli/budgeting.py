@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from hwbench import config, pipeline, units
+from hwbench import config, studies, units
 from hwbench.cli import screen
 from hwbench.cli.options import AsJson, CacheRoot, Jobs, Overrides, RecipeName, Reports, TargetName
 from hwbench.errors import Exit
 from hwbench.records import Plan, Recipe, to_json
 
 app = typer.Typer()
-_DEFAULT = pipeline.Place()
+_DEFAULT = studies.Place()
 
 
 @app.command()
@@ -40,9 +40,9 @@ def budget(
     """
     asked = config.load_recipe(recipe, overrides or ())
     seconds = units.parse(limit, "s", where="--max") if limit else _goal(asked)
-    place = pipeline.Place(reports, cache, jobs)
+    place = studies.Place(reports, cache, jobs)
     with screen.progress(quiet=as_json) as show:
-        found = pipeline.fit(asked, config.load_target(target), backend, seconds, place, show)
+        found = studies.fit(asked, config.load_target(target), backend, seconds, place, show)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
     else:
@@ -55,7 +55,7 @@ def _goal(recipe: Recipe) -> float | None:
     return next((g.limit for g in goals), None)
 
 
-def _show(found: pipeline.Fitted) -> None:
+def _show(found: studies.Fitted) -> None:
     table = found.table
     rows = [
         {

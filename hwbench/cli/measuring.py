@@ -13,15 +13,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from hwbench import config, pipeline, units
+from hwbench import config, studies, units
 from hwbench.cli import screen
 from hwbench.cli.options import AsJson, Host, Target, TargetName
 from hwbench.errors import Exit, UserError
+from hwbench.instruments import nights
+from hwbench.instruments import selftest as selftests
 from hwbench.measure import doctor as doctors
-from hwbench.measure import selftest as selftests
 from hwbench.measure.compared import Row
 from hwbench.records import METRICS, Source, Value, to_json
-from hwbench.regress import simulate
 
 app = typer.Typer()
 
@@ -68,8 +68,8 @@ def selftest(
     Exit 0: every question was answered as it should be. 1: one was not.
     """
     if what == "nightly":
-        size = simulate.FULL if full else simulate.SMALL
-        rows = [selftests.Row(*_fields(bar)) for bar in simulate.bars(size, _progress(as_json))]
+        size = nights.FULL if full else nights.SMALL
+        rows = [selftests.Row(*_fields(bar)) for bar in nights.bars(size, _progress(as_json))]
     elif what == "device":
         rows = list(selftests.run(config.load_target(target, host), full, _progress(as_json)))
     else:
@@ -124,8 +124,8 @@ def compare(
         raise UserError(f"unknown metric {wrong[0]!r}", where="--on", mend=", ".join(METRICS))
     profile = config.load_target(target, host)
     spec = config.policy(policy, profile.measure, max_time)
-    found = pipeline.compare(
-        a, b, profile, spec, backend=backend, margin=margin, on=on or pipeline.ON,
+    found = studies.compare(
+        a, b, profile, spec, backend=backend, margin=margin, on=on or studies.ON,
         show=_progress(as_json),
     )  # fmt: skip
     if as_json:
@@ -137,11 +137,11 @@ def compare(
     return Exit.FINE if found.passed else Exit.MISSED
 
 
-def _fields(bar: simulate.Bar) -> tuple[str, int, str, str, bool]:
+def _fields(bar: nights.Bar) -> tuple[str, int, str, str, bool]:
     return bar.question, bar.tries, bar.found, bar.wanted, bar.ok
 
 
-def _show_comparison(found: pipeline.Comparison) -> None:
+def _show_comparison(found: studies.Comparison) -> None:
     if found.failure is not None:
         screen.panel(f"{found.b} cannot be measured", found.failure.message)
         if found.failure.detail:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from hwbench import config, nightly, pipeline
+from hwbench import config, studies
 from hwbench.cli import screen
 from hwbench.cli.options import AsJson, CacheRoot, Jobs, RecipeName, Reports, TargetName
 from hwbench.errors import Exit
 from hwbench.records import Pin, to_json
 from hwbench.report import night as report
+from hwbench.studies import nightly
 
 app = typer.Typer()
 pins = typer.Typer(
@@ -23,7 +24,7 @@ app.add_typer(pins, name="baseline")
 
 Why = Annotated[str, typer.Option(help="the reason, for whoever reads the reports")]
 Who = Annotated[str, typer.Option(help="who decides this; the name of the account if absent")]
-_DEFAULT = pipeline.Place()
+_DEFAULT = studies.Place()
 
 
 @app.command(name="nightly")
@@ -46,7 +47,7 @@ def nightly_(
     wanted = config.load_nightly(plan)
     recipes = [config.load_recipe(name) for name in wanted.recipes]
     targets = [config.load_target(name) for name in wanted.targets]
-    place = pipeline.Place(reports, cache, jobs)
+    place = studies.Place(reports, cache, jobs)
     with screen.progress(as_json) as show:
         outcome = nightly.run(wanted, recipes, targets, place, show)
     night = outcome.night
@@ -80,7 +81,7 @@ def set_(
 
     Exit 3: the device cannot be used, or its session is not to be trusted.
     """
-    place = pipeline.Place(reports, cache, jobs)
+    place = studies.Place(reports, cache, jobs)
     wanted = config.load_recipe(recipe), config.load_target(target)
     for pin in nightly.pinned(reports) if if_none else ():
         if (pin.recipe, pin.target) == (wanted[0].name, wanted[1].name):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hwbench import config, pipeline, units
+from hwbench import config, studies, units
 from hwbench.cli import screen
 from hwbench.cli.options import AsJson
 from hwbench.records import to_json
@@ -33,9 +33,9 @@ def predict(
     Where the emulated board, qemu-user and gcc are here, each file is compiled for the board and
     what it does is counted; otherwise operators are priced by class.
     For a whole study without a board: hwbench bench --target rpi4. How good the predictions
-    are: python -m hwbench.predict.validate.
+    are: python -m hwbench.instruments.predict_validate.
     """
-    found = pipeline.foretell(models, config.load_target(target), count=count)
+    found = studies.foretell(models, config.load_target(target), count=count)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return
@@ -55,7 +55,7 @@ def predict(
     screen.out.print("note: differences below 25 % are ties", style="dim", markup=False)
 
 
-def _band(one: pipeline.Foretold) -> str:
+def _band(one: studies.Foretold) -> str:
     low, high = one.latency.low, one.latency.high
     if low is None or high is None:
         return ""

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from hwbench import report, units
 from hwbench.errors import HwbenchError
-from hwbench.pipeline import PHASES, Show
 from hwbench.records import Source, Study
+from hwbench.studies import PHASES, Show
 
 # A log or a pipe has no width of its own; tables are wide.
 err = Console(stderr=True)

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from hwbench import config, pipeline
+from hwbench import config, studies
 from hwbench.cli import screen
 from hwbench.cli.options import AsJson, CacheRoot, Jobs, Overrides, Patience, Reports, TargetName
 from hwbench.errors import Exit, UserError
 from hwbench.records import to_json
 
 app = typer.Typer()
-_DEFAULT = pipeline.Place()
+_DEFAULT = studies.Place()
 
 
 @app.command()
@@ -46,9 +46,9 @@ def sensitivity(
         rows = tuple(dataclasses.replace(m, sparsities=(sparsity,)) for m in asked.methods)
         asked = dataclasses.replace(asked, methods=rows)
     asked = dataclasses.replace(asked, sensitivity=True)
-    place = pipeline.Place(reports, cache, jobs, patience=patience)
+    place = studies.Place(reports, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        found, notes = pipeline.sense(asked, config.load_target(target), place, show)
+        found, notes = studies.sense(asked, config.load_target(target), place, show)
     if as_json:
         print(json.dumps({"sensitivity": to_json(found), "notes": notes}, indent=2))
         return Exit.FINE
@@ -72,7 +72,7 @@ def _rows(pattern: str, criterion: str, sparsity: float) -> list[str]:
     return [f"search.methods={json.dumps([method])}"]
 
 
-def _show(one: pipeline.Sensed) -> None:
+def _show(one: studies.Sensed) -> None:
     spec, curves = one.found.spec, one.found.curves
     rows = [
         {

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import hwbench
-from hwbench import config, pipeline, registry, store, units
+from hwbench import config, registry, store, studies, units
 from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, sensing, starter
 from hwbench.cli.options import (
     AsJson,
@@ -42,7 +42,7 @@ app.add_typer(predicting.app)
 
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
-_DEFAULT = pipeline.Place()
+_DEFAULT = studies.Place()
 _LATEST = _DEFAULT.reports / "latest"
 
 
@@ -90,16 +90,16 @@ def bench(
     if dry_run:
         plan(recipe, target, host, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
-    place = pipeline.Place(reports, cache, jobs, fresh, patience)
+    place = studies.Place(reports, cache, jobs, fresh, patience)
     asked = _read(recipe, target, host, overrides)
-    if pipeline.is_absent(asked[1]):
-        screen.err.print(pipeline.first_line(asked[1]), soft_wrap=True, markup=False)
+    if studies.is_absent(asked[1]):
+        screen.err.print(studies.first_line(asked[1]), soft_wrap=True, markup=False)
     with screen.progress(quiet=as_json) as show:
-        outcome = pipeline.bench(*asked, place, show)
+        outcome = studies.bench(*asked, place, show)
     return _told(outcome, target, as_json)
 
 
-def _told(outcome: pipeline.Outcome, target: str, as_json: bool) -> int:
+def _told(outcome: studies.Outcome, target: str, as_json: bool) -> int:
     """Show what a run left behind; return its exit code."""
     study = outcome.study
     if as_json:
@@ -107,7 +107,7 @@ def _told(outcome: pipeline.Outcome, target: str, as_json: bool) -> int:
     else:
         screen.decision(study)
         screen.out.print(f"report: {outcome.folder / 'report.html'}", soft_wrap=True)
-        if pipeline.is_absent(study.target):
+        if studies.is_absent(study.target):
             how = study.target.how_to_reach
             screen.out.print(f"predicted, not measured: {how}", soft_wrap=True, markup=False)
     if not outcome.trusted:
@@ -138,9 +138,9 @@ def pack(
     unpack` it.
     """
     folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
-    place = pipeline.Place(_DEFAULT.reports, cache, jobs, patience=patience)
+    place = studies.Place(_DEFAULT.reports, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        packed = pipeline.pack(*_read(recipe, target, "", overrides), place, show, folder)
+        packed = studies.pack(*_read(recipe, target, "", overrides), place, show, folder)
     if as_json:
         print(
             json.dumps(
@@ -179,9 +179,9 @@ def unpack(
 
     Exit codes are those of bench. Nothing is measured here.
     """
-    place = pipeline.Place(reports, cache, jobs)
+    place = studies.Place(reports, cache, jobs)
     with screen.progress(quiet=as_json) as show:
-        outcome = pipeline.unpack(folder, place, show)
+        outcome = studies.unpack(folder, place, show)
     return _told(outcome, "the device it was measured on", as_json)
 
 
@@ -197,8 +197,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
-    place = pipeline.Place(reports, cache, jobs)
-    found = pipeline.forecast(*_read(recipe, target, host, overrides), place)
+    place = studies.Place(reports, cache, jobs)
+    found = studies.forecast(*_read(recipe, target, host, overrides), place)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return
@@ -242,7 +242,7 @@ def targets(as_json: AsJson = False) -> None:
 def list_(reports: Reports = _DEFAULT.reports, as_json: AsJson = False) -> None:
     """List the finished runs, the recipes, and the plug-ins with what each still needs."""
     runs = list(map(_run_row, store.runs(reports)))
-    plugins = {g: {n: registry.lacking(g, n) for n in registry.names(g)} for g in registry.GROUPS}
+    plugins = {g: {n: f.lacking(n) for n in f.kinds()} for g, f in registry.FAMILIES.items()}
     if as_json:
         found: dict[str, Any] = {
             "runs": runs,
@@ -281,7 +281,7 @@ def pick(
     if choose is not None and choose not in METRICS:
         raise UserError(f"unknown metric {choose!r}", where="--choose", mend=", ".join(METRICS))
     wanted = [goal for text in goals or () for goal in config.goals(text)]
-    study = pipeline.pick(store.read_study(run), wanted, choose)
+    study = studies.pick(store.read_study(run), wanted, choose)
     if as_json:
         print(json.dumps(to_json(study.decision), indent=2))
     else:
@@ -292,7 +292,7 @@ def pick(
 @app.command(name="report")
 def report_(run: RunFolder = _LATEST) -> None:
     """Write the report of a finished run again, with the hwbench that is installed now."""
-    for path in pipeline.render(run):
+    for path in studies.render(run):
         screen.out.print(str(path), soft_wrap=True)
 
 
@@ -309,7 +309,7 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         what = "is not empty" if to.is_dir() else "is a file"
         raise UserError(what, where=str(to), mend="name a new folder")
-    for path in pipeline.export(run, candidate, to, pipeline.Place(cache=cache)):
+    for path in studies.export(run, candidate, to, studies.Place(cache=cache)):
         screen.out.print(str(path), soft_wrap=True)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwbench.compress import rounds
+from hwbench.compress import device, rounds
 from hwbench.compress.sensitivity import allotted, curves
 from hwbench.compress.training import Progress, fit, score, seeded, within
 from hwbench.protocols import Pruned, Workload
@@ -45,7 +45,8 @@ def compress(
 
     ``scores`` are on the validation split: ``trained`` for the dense model; ``pruned`` and
     ``bn_reestimated`` right after the last pruning step, ``finetuned`` at the end if there was
-    a recovery. `progress` is called with shares from 0 to 1.
+    a recovery. `progress` is called with shares from 0 to 1. What is not pruning happens on the
+    device of ``spec.training``; the files hold tensors of the CPU. ``notes`` say which GPU it was.
 
     The scope ``sensitivity`` reads its shares off `tried`, what `sensitivity` found for
     ``spec.alone``; without it the layers are tried here.
@@ -54,20 +55,17 @@ def compress(
     """
     started = time.perf_counter()
     progress(0.0)
-    with seeded(spec.seed):
+    with device.ready(spec.training) as where, seeded(spec.seed):
         if spec.is_dense:
             made, scores = _train_dense(spec, workload, progress)
         else:
-            if dense is None:
-                raise ValueError(f"{spec.label} needs its dense model")
-            model = load(dense, workload)
-            way = _WAYS.get(spec.schedule, rounds.grow)
-            asked = _with_ratios(spec, workload, model, tried)
-            made, scores = way(asked, workload, model, within(progress, 0, 1))
+            made, scores = _prune(spec, workload, dense, progress, tried)
+        made.model.cpu()
     _bake(made)
     _weights.save(made.model, folder, spec, made.structure)
     progress(1.0)
-    return CompressedModel(spec, folder, scores, time.perf_counter() - started, made.notes)
+    notes = (*made.notes, *where.notes)
+    return CompressedModel(spec, folder, scores, time.perf_counter() - started, notes)
 
 
 def load(model: CompressedModel, workload: Workload) -> nn.Module:
@@ -78,10 +76,25 @@ def load(model: CompressedModel, workload: Workload) -> nn.Module:
 def _train_dense(
     spec: CompressionSpec, workload: Workload, progress: Progress
 ) -> tuple[Pruned, Mapping[str, float]]:
-    model = workload.model()
+    model = workload.model().to(spec.training.device)
     if spec.train.epochs:
         fit(model, workload, spec.train, seed=spec.seed, masks={}, progress=within(progress, 0, 1))
     return Pruned(model, {}, {}), {"trained": score(model, workload)}
+
+
+def _prune(
+    spec: CompressionSpec,
+    workload: Workload,
+    dense: CompressedModel | None,
+    progress: Progress,
+    tried: Sensitivity | None,
+) -> tuple[Pruned, Mapping[str, float]]:
+    if dense is None:
+        raise ValueError(f"{spec.label} needs its dense model")
+    model = load(dense, workload).to(spec.training.device)
+    way = _WAYS.get(spec.schedule, rounds.grow)
+    asked = _with_ratios(spec, workload, model, tried)
+    return way(asked, workload, model, within(progress, 0, 1))
 
 
 def prunable(spec: CompressionSpec, workload: Workload) -> Mapping[str, int]:
@@ -98,8 +111,8 @@ def sensitivity(
 
     Raises `StageError` when the pattern has no shares by layer.
     """
-    with seeded(spec.seed):
-        return curves(spec, workload, load(dense, workload), progress)
+    with device.ready(spec.training) as where, seeded(spec.seed):
+        return curves(spec, workload, load(dense, workload).to(where.device), progress)
 
 
 def _with_ratios(

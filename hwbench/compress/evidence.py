@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from hwbench.compress import device
 from hwbench.compress.training import answer, refuse_divergence, seeded
 from hwbench.protocols import Workload
 from hwbench.pruners._layers import WeightedLayer, evaluating, weighted_layers
@@ -29,14 +30,15 @@ STEPS = 60
 def gather(spec: CompressionSpec, model: nn.Module, workload: Workload) -> Mapping[str, Tensor]:
     """Return what the spec's criterion needs, by parameter name; nothing if it needs no data.
 
-    The model is left as it is. Raises `StageError` when a loss or an answer is not finite.
+    It is learnt where the model is, and returned on the CPU. The model is left as it is. Raises
+    `StageError` when a loss or an answer is not finite.
     """
     how = _HOW.get(spec.criterion)
     if how is None:
         return {}
     own = copy.deepcopy(model)
     with seeded(spec.seed):
-        return how(spec, own, workload)
+        return {name: found.cpu() for name, found in how(spec, own, workload).items()}
 
 
 def _taylor(spec: CompressionSpec, model: nn.Module, workload: Workload) -> Mapping[str, Tensor]:
@@ -122,7 +124,8 @@ def _listener(name: str, module: nn.Module, squares: dict[str, Tensor]) -> Calla
     def add(parameter: str, values: Tensor, channels: int) -> None:
         flat = values.detach().movedim(channels, -1).flatten(0, -2)
         key = f"{name}.{parameter}" if name else parameter
-        squares[key] = squares.get(key, torch.zeros(flat.shape[1])) + flat.square().sum(dim=0)
+        before = squares.get(key, torch.zeros(flat.shape[1], device=flat.device))
+        squares[key] = before + flat.square().sum(dim=0)
 
     def hear(_: nn.Module, given: tuple[Tensor, ...], output: object) -> None:
         if isinstance(module, nn.LSTM | nn.GRU):
@@ -143,11 +146,11 @@ def _gradients(
     spec: CompressionSpec, model: nn.Module, workload: Workload, count: int, size: int
 ) -> Iterator[None]:
     """Set the model's gradients to those of one batch of training samples after the other."""
-    inputs, labels = _samples(workload, count * size, spec.seed)
+    samples = device.Samples(_samples(workload, count * size, spec.seed), device.of(model))
     for index in range(count):
-        chosen = torch.arange(index * size, (index + 1) * size) % len(inputs)
+        chosen = torch.arange(index * size, (index + 1) * size) % len(samples)
         model.zero_grad(set_to_none=True)
-        loss = workload.train_step(model, inputs[chosen], labels[chosen])
+        loss = workload.train_step(model, *samples.batch(chosen))
         refuse_divergence(loss, index, count, spec.train)
         loss.backward()  # type: ignore[no-untyped-call]
         yield

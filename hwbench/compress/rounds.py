@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from hwbench.compress import schedule
+from hwbench.compress import device, schedule
 from hwbench.compress.distillation import taught
 from hwbench.compress.evidence import gather
 from hwbench.compress.training import Loss, Progress, fit, reestimate_norms, score, seeded
@@ -150,7 +150,7 @@ def anew(
 
 def _early(spec: CompressionSpec, workload: Workload) -> nn.Module:
     """Return the dense model as it was at epoch ``spec.rewind``: trained again up to there."""
-    model = _fresh(spec, workload, seed=spec.seed)
+    model = _fresh(spec, workload, seed=spec.seed).to(spec.train.device)
     if spec.rewind:
         stop = spec.rewind / spec.train.epochs
         # The dense model was trained under this very seed: the same steps, the same weights.
@@ -176,12 +176,12 @@ def _worn(spec: CompressionSpec, workload: Workload, found: Pruned, weights: nn.
     import torch
 
     pruner, example = _weights.pruner_for(spec.pattern, spec.options), _weights.example_of(workload)
-    model = pruner.restore(copy.deepcopy(weights), example, found.structure)
+    model = pruner.restore(copy.deepcopy(weights).cpu(), example, found.structure)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, mask in found.masks.items():
             parameters[name].mul_(mask)
-    return dataclasses.replace(found, model=model)
+    return dataclasses.replace(found, model=model.to(device.of(found.model)))
 
 
 def _cut(spec: CompressionSpec, workload: Workload, model: nn.Module, sparsity: float) -> Pruned:
@@ -190,7 +190,8 @@ def _cut(spec: CompressionSpec, workload: Workload, model: nn.Module, sparsity: 
         part = sparsity / spec.sparsity
         ratios = {name: share * part for name, share in spec.ratios.items()}
         spec = dataclasses.replace(spec, ratios=ratios)
-    return pruner.prune(model, example, spec, sparsity, gather(spec, model, workload))
+    evidence = gather(spec, model, workload)
+    return device.prune(pruner, model, example, spec, sparsity, evidence)
 
 
 def _healed(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 from hwbench.errors import UserError, did_you_mean
-from hwbench.records import LAST, Schedule
-
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
+from hwbench.records import LAST, SCHEDULES, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +17,7 @@ class Step:
 
 
 def plan(
-    schedule: str, steps: int, sparsity: float, begin: float = 0.0, end: float = LAST
+    schedule: Schedule, steps: int, sparsity: float, begin: float = 0.0, end: float = LAST
 ) -> tuple[Step, ...]:
     """Return the pruning steps, in order; the last one asks for `sparsity` exactly.
 
@@ -41,7 +38,7 @@ def plan(
         raise UserError(
             f"a schedule from {begin:g} to {end:g} of the recovery", expected="0 ≤ begin ≤ end ≤ 1"
         )
-    if schedule in ("oneshot", "scratch") or steps == 1:
+    if not SCHEDULES[schedule].stepwise or steps == 1:
         return (Step(begin, sparsity),)
     return tuple(
         Step(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hwbench.compress import device
 from hwbench.compress.evidence import gather
 from hwbench.compress.training import Progress, reestimate_norms, score
 from hwbench.errors import StageError
@@ -38,7 +40,7 @@ def curves(
     curves). Raises `StageError` when the pattern has no per-layer shares.
     """
     pruner, example = _weights.pruner_for(spec.pattern, spec.options), _weights.example_of(workload)
-    layers = pruner.layers(model, example, spec)
+    layers = pruner.layers(copy.deepcopy(model).cpu(), example, spec)
     if not layers:
         raise StageError("compress", f"the pattern {spec.pattern} has no shares by layer")
     evidence, dense = gather(spec, model, workload), score(model, workload)
@@ -47,7 +49,7 @@ def curves(
         scores = []
         for place, share in enumerate(shares):
             alone = dataclasses.replace(spec, scope="vector", sparsity=share, ratios={layer: share})
-            made = pruner.prune(model, example, alone, share, evidence)
+            made = device.prune(pruner, model, example, alone, share, evidence)
             reestimate_norms(made.model, workload, seed=spec.seed)
             scores.append(score(made.model, workload))
             progress((index + (place + 1) / len(shares)) / len(layers))

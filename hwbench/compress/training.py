@@ -6,8 +6,11 @@ import contextlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from hwbench import cuda
+from hwbench.compress import device
 from hwbench.errors import StageError
 from hwbench.protocols import Split, Workload
 from hwbench.records import TrainSpec
@@ -27,12 +30,14 @@ _BATCH = 250
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and random inside; the caller's streams go on untouched afterwards."""
+    """Seed torch (its GPUs too), numpy and random inside; the caller's streams go on afterwards."""
     import numpy as np
     import torch
 
     legacy, plain = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
+    # A GPU that nothing was started on has no stream yet.
+    gpus = range(torch.cuda.device_count()) if cuda.started() else ()
+    with torch.random.fork_rng(devices=gpus, device_type="cuda"):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
@@ -70,19 +75,21 @@ def fit(
 ) -> None:
     """Train in place from share `start` to `stop` of the one cycle; masked weights stay zero.
 
-    `loss_of` replaces the workload's own loss. SGD with Nesterov momentum 0.9. The order of
-    samples depends on `seed` and the epoch alone.
+    It works where the model is; the masks may be elsewhere. `loss_of` replaces the workload's own
+    loss. SGD with Nesterov momentum 0.9. The order of samples depends on `seed` and the epoch
+    alone.
     Raises `StageError` when the loss is not finite.
     """
     import torch
 
-    inputs, labels = workload.data("train")
-    per_epoch = math.ceil(len(inputs) / train.batch)
+    where = device.of(model)
+    samples = device.Samples(workload.data("train"), where)
+    per_epoch = math.ceil(len(samples) / train.batch)
     total = train.epochs * per_epoch
     first, last = round(start * total), round(stop * total)
     loss_of = loss_of or workload.train_step
     parameters = dict(model.named_parameters())
-    held = [(parameters[name], mask) for name, mask in masks.items()]
+    held = [(parameters[name], mask.to(where)) for name, mask in masks.items()]
     optimizer = torch.optim.SGD(
         [weight for weight in parameters.values() if weight.requires_grad],
         lr=train.lr,
@@ -93,14 +100,14 @@ def fit(
     model.train()
     with seeded(seed + first):
         for step in range(first, last):
-            batch = _batch(step, per_epoch, len(inputs), train.batch, seed)
-            if len(batch) < 2 <= len(inputs):
+            batch = _batch(step, per_epoch, len(samples), train.batch, seed)
+            if len(batch) < 2 <= len(samples):
                 continue  # batch norm has no variance of one sample
             # Half a step on: the very first and last steps would have the rate 0.
             for group in optimizer.param_groups:
                 group["lr"] = one_cycle(step + 0.5, total, train)
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(model, inputs[batch], labels[batch])
+            loss = loss_of(model, *samples.batch(batch))
             refuse_divergence(loss, step, total, train)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -158,7 +165,7 @@ def score(model: nn.Module, workload: Workload, split: Split = "validation") -> 
     rows = []
     with torch.no_grad():
         for batch in torch.split(inputs, _BATCH):
-            rows.append(answer(model, batch).numpy())
+            rows.append(answer(model, batch).cpu().numpy())
     outputs = np.concatenate(rows)
     bad = int((~np.isfinite(outputs)).any(axis=tuple(range(1, outputs.ndim))).sum())
     if bad:
@@ -171,18 +178,24 @@ def score(model: nn.Module, workload: Workload, split: Split = "validation") -> 
 
 def _batch(step: int, per_epoch: int, samples: int, size: int, seed: int) -> Tensor:
     """Return the sample indices of a step, from its epoch's own permutation."""
+    epoch, place = divmod(step, per_epoch)
+    return _order(samples, seed * 100_003 + epoch)[place * size : (place + 1) * size]
+
+
+@lru_cache(maxsize=1)
+def _order(samples: int, seed: int) -> Tensor:
     import torch
 
-    epoch, place = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    order = torch.randperm(samples, generator=generator)
-    return order[place * size : (place + 1) * size]
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
 
 
 def answer(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's (first) output. Raises `StageError` when the user's model raises."""
+    """Return the model's (first) output, where the model is; the inputs may be elsewhere.
+
+    Raises `StageError` when the user's model raises.
+    """
     try:
-        output = model(inputs)
+        output = model(inputs.to(device.of(model)))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         line = (str(error).splitlines() or [""])[0]
         what = f"the model raised {type(error).__name__}: {line}"

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from hwbench.records import Conditions
 
 __all__ = [
     "EMULATION_MARKER",
-    "WHEELS",
     "differences",
     "emulated",
     "identity",
@@ -52,24 +51,18 @@ _WIDE = sys.maxsize > 2**32
 EMULATION_MARKER = "HWBENCH_EMULATED"
 """Environment variable that whoever starts an emulated worker sets to say so."""
 
-WHEELS = (
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "apache-tvm",
-    "apache-tvm-ffi",
-    "torch",
-)
-"""The distributions that decide what an artifact runs on."""
+_UNDER_ALL = ("numpy",)
+"""The distributions that every runtime stands on."""
 
 
-def read(root: Path = ROOT, gpu: str = "") -> Conditions:
+def read(root: Path = ROOT, gpu: str = "", wheels: Sequence[str] = ()) -> Conditions:
     """Return the three rings of this device.
 
     `root` stands for the files that are read; Python, libc and wheels are those of the process
-    that reads. `gpu` names one to read as well (a UUID, a number, or ``any`` for the only one).
+    that reads. `gpu` names one to read as well (a UUID, a number, or ``any`` for the only one),
+    `wheels` the distributions that decide what an artifact runs on, besides numpy.
     """
-    found = Conditions(identity(root), software(root), state(root))
+    found = Conditions(identity(root), software(root, wheels), state(root))
     if not gpu:
         return found
     device, driver, feeling = nvml.read(gpu)
@@ -99,9 +92,10 @@ def identity(root: Path = ROOT) -> dict[str, Any]:
     }
 
 
-def software(root: Path = ROOT) -> dict[str, Any]:
+def software(root: Path = ROOT, wheels: Sequence[str] = ()) -> dict[str, Any]:
     """Return what runs on the device; a change of any of it starts a new series."""
     microcode = re.search(r"^microcode\s*:\s*(\S+)", _text(root, "proc/cpuinfo"), re.MULTILINE)
+    named = sorted({*_UNDER_ALL, *wheels})
     name = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(root, "etc/os-release"), re.MULTILINE)
     return {
         "kernel": _line(root, "proc/sys/kernel/osrelease"),
@@ -109,7 +103,7 @@ def software(root: Path = ROOT) -> dict[str, Any]:
         "microcode": microcode[1] if microcode else None,
         "libc": " ".join(platform.libc_ver()).strip() or None,
         "python": platform.python_version(),
-        "wheels": {name: found for name in WHEELS if (found := _version(name))},
+        "wheels": {name: found for name in named if (found := _version(name))},
     }
 
 

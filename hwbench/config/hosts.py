@@ -19,6 +19,7 @@ from hwbench import files
 from hwbench.config import door, plugins
 from hwbench.errors import UserError
 from hwbench.records import PluginSpec
+from hwbench.registry import CONNECTIONS, is_remote
 
 
 def own_file() -> Path:
@@ -45,7 +46,7 @@ def located(target: str, connection: PluginSpec | None, host: str) -> PluginSpec
 
     Raises `UserError` when a host is given for a target that is not reached by one.
     """
-    if connection is None or "host" not in connection.options:
+    if connection is None or not is_remote(connection):
         if host:
             raise UserError(
                 f"the target {target!r} is not reached by a host",
@@ -86,5 +87,5 @@ def _own(target: str, kind: str) -> Mapping[str, Any]:
         raise UserError(
             f"{entry!r} is no host", where=where, expected="user@name, or options of the connection"
         )
-    plugins.checked("connections", kind, entry, where)
+    plugins.checked(CONNECTIONS, kind, entry, where)
     return entry

@@ -13,18 +13,20 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from hwbench import registry
 from hwbench.config import door
 from hwbench.errors import UserError
 from hwbench.records import PluginSpec, file_digest
+from hwbench.registry import Family
+
+AnyFamily = Family[Any, Any]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 @cache
-def options_model(group: str, name: str, tagged: bool) -> type[BaseModel]:
+def options_model(family: AnyFamily, name: str, tagged: bool) -> type[BaseModel]:
     """Return the model of a plug-in's options, with a ``kind`` in front when `tagged`."""
-    options = registry.module(group, name).Options
+    options = family.plugin(name).options
     hints = typing.get_type_hints(options)
     fields: dict[str, Any] = {"kind": (Literal[name], ...)} if tagged else {}
     for field in dataclasses.fields(options):
@@ -42,24 +44,24 @@ def options_model(group: str, name: str, tagged: bool) -> type[BaseModel]:
     return create_model(f"plugin:{name}", __config__=_STRICT, __doc__=doc, **fields)
 
 
-def one_of(group: str) -> Any:
+def one_of(family: AnyFamily) -> Any:
     """Return the annotation of a plug-in named by ``kind``: ``{kind: p32, train: 2000}``."""
-    models = tuple(options_model(group, name, True) for name in registry.names(group))
+    models = tuple(options_model(family, name, True) for name in family.kinds())
     if len(models) == 1:
         return models[0]
     return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007  (dynamic)
 
 
-def table_of(group: str, *, several: bool = False) -> type[BaseModel]:
+def table_of(family: AnyFamily, *, several: bool = False) -> type[BaseModel]:
     """Return the model of a mapping from plug-in names to their options: ``{tvm: {}}``.
 
     With `several`, one name may have a list of them: ``{torch: [{mode: eager}, {mode: graph}]}``.
     """
     fields: dict[str, Any] = {}
-    for name in registry.names(group):
-        model: Any = options_model(group, name, False)
+    for name in family.kinds():
+        model: Any = options_model(family, name, False)
         fields[name] = (model | list[model] | None if several else model | None, None)
-    return create_model(f"{group}_table", __config__=_STRICT, **fields)
+    return create_model(f"{family.group}_table", __config__=_STRICT, **fields)
 
 
 def spec_of(model: BaseModel, folder: Path) -> PluginSpec:
@@ -86,12 +88,12 @@ def specs_of(table: BaseModel, folder: Path, *, defaults: bool) -> tuple[PluginS
     return tuple(specs)
 
 
-def checked(group: str, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+def checked(family: AnyFamily, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return those of a plug-in's options that are not its defaults, in order of their names.
 
     Raises `UserError` at `where`.
     """
-    found = door.check(options_model(group, name, False), dict(options), where)
+    found = door.check(options_model(family, name, False), dict(options), where)
     return dict(sorted(found.model_dump(exclude_defaults=True).items()))
 
 
@@ -139,9 +141,9 @@ def _with_imports(path: Path, found: dict[Path, None]) -> None:
                 _with_imports(other, found)
 
 
-def option_kinds(group: str, name: str) -> dict[str, Any]:
+def option_kinds(family: AnyFamily, name: str) -> dict[str, Any]:
     """Return the type of each option of a plug-in."""
-    return typing.get_type_hints(registry.module(group, name).Options)
+    return typing.get_type_hints(family.plugin(name).options)
 
 
 def _plain(value: Any, folder: Path) -> Any:

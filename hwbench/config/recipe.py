@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hwbench import pruners, registry, units
+from hwbench import cuda, pruners, units
 from hwbench.config import plugins
 from hwbench.config.measure import MeasureTable
 from hwbench.errors import UserError, did_you_mean
 from hwbench.records import (
     LAST,
     METRICS,
+    SCHEDULES,
     TEACHER,
     TEMPERATURE,
     Goal,
@@ -28,20 +29,26 @@ from hwbench.records import (
     ShiftSpec,
     Strategy,
     Ticket,
+    TrainDevice,
     TrainSpec,
     WorkloadSpec,
-    usual_steps,
 )
+from hwbench.records import (
+    criterion as criterion_traits,
+)
+from hwbench.registry import BACKENDS, PRUNERS, SAMPLERS, WORKLOADS
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     WorkloadField = BaseModel
     BackendsField = BaseModel
     SamplerField = BaseModel
 else:
-    WorkloadField = plugins.one_of("workloads")
-    BackendsField = plugins.table_of("backends", several=True)
-    SamplerField = plugins.one_of("samplers")
+    WorkloadField = plugins.one_of(WORKLOADS)
+    BackendsField = plugins.table_of(BACKENDS, several=True)
+    SamplerField = plugins.one_of(SAMPLERS)
 
+Word = TypeVar("Word", bound=str)
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Quantity = str | float | int
 Control = Literal["random", "scratch"]
@@ -59,10 +66,12 @@ class TrainTable(_Table):
     batch: int = Field(64, ge=2, description="samples per step")
     weight_decay: float = Field(5e-4, ge=0)
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps spent warming up")
+    device: TrainDevice = Field("cpu", description="where: cpu, or cuda (this machine's GPU)")
 
-    def record(self) -> TrainSpec:
-        """Return the record."""
-        return TrainSpec(**self.model_dump())
+    def record(self, where: str) -> TrainSpec:
+        """Return the record; raises `UserError` for a GPU that is not there."""
+        gpu = cuda.asked(f"{where}.device") if self.device == "cuda" else ""
+        return TrainSpec(**self.model_dump(), gpu=gpu)
 
 
 class MethodTable(_Table):
@@ -212,8 +221,8 @@ def build(file: RecipeFile, path: Path, name: str) -> Recipe:
         name=name,
         title=file.title or name,
         workload=_workload(file.workload, path),
-        train=file.train.record(),
-        recovery=file.recover.record(),
+        train=file.train.record(f"{where}: train"),
+        recovery=file.recover.record(f"{where}: recover"),
         methods=_methods(file, where),
         seeds=tuple(file.search.seeds),
         backends=_backends(file.backends, path),
@@ -254,7 +263,7 @@ def _search(table: SearchTable, path: Path) -> SearchSpec:
 
 def _workload(model: BaseModel, path: Path) -> WorkloadSpec:
     spec = plugins.spec_of(model, path.parent)
-    kinds = plugins.option_kinds("workloads", spec.kind)
+    kinds = plugins.option_kinds(WORKLOADS, spec.kind)
     content = plugins.files_digest(spec.options, kinds, f"{path}: workload")
     return WorkloadSpec(spec.kind, spec.options, content)
 
@@ -265,8 +274,7 @@ def _backends(table: BaseModel, path: Path) -> Any:
         raise UserError(
             "names no backend",
             where=f"{path}: backends",
-            expected=f"for example {{onnxruntime: {{}}}} (known: "
-            f"{', '.join(registry.names('backends'))})",
+            expected=f"for example {{onnxruntime: {{}}}} (known: {', '.join(BACKENDS.kinds())})",
         )
     return specs
 
@@ -319,7 +327,7 @@ def _methods(file: RecipeFile, where: str) -> tuple[Method, ...]:
     sparsities: dict[str, tuple[float, ...]] = {}
     firsts: dict[str, Method] = {}
     for method in written:
-        if method.criterion != "random" and method.schedule != "scratch":
+        if not (criterion_traits(method.criterion).control or SCHEDULES[method.schedule].control):
             firsts.setdefault(method.pattern, method)
             both = (*sparsities.get(method.pattern, ()), *method.sparsities)
             sparsities[method.pattern] = tuple(dict.fromkeys(both))
@@ -342,7 +350,7 @@ def _method(table: MethodTable, file: RecipeFile, index: int, where: str) -> Met
     place = f"{where}: search.methods[{index}]"
     try:
         name = pruners.for_pattern(table.pattern)
-        pruner = registry.module("pruners", name).PLUGIN
+        pruner = PRUNERS.traits(name)
     except UserError as error:
         raise UserError(error.what, where=f"{place}.pattern", expected=error.expected) from error
     if table.pattern == "dense":
@@ -351,15 +359,16 @@ def _method(table: MethodTable, file: RecipeFile, index: int, where: str) -> Met
         )
     criterion = _offered(table.criterion, pruner.criteria, f"{place}.criterion", table.pattern)
     scope = _scope(table, pruner.scopes, f"{place}.scope")
+    schedule = _offered(table.schedule, pruner.schedules, f"{place}.schedule", table.pattern)
     _sensible_course(table, file, place)
     return Method(
         pattern=table.pattern,
         criterion=criterion,
         scope=scope,
-        schedule=table.schedule,
+        schedule=schedule,
         steps=_steps(table),
-        sparsities=_sparsities(table, file.search, f"{place}.sparsities"),
-        options=plugins.checked("pruners", name, table.options, f"{place}.options"),
+        sparsities=_sparsities(table, file.search, pruner, f"{place}.sparsities"),
+        options=plugins.checked(PRUNERS, name, table.options, f"{place}.options"),
         begin=table.begin,
         end=table.end,
         rewind=table.rewind_epoch,
@@ -372,13 +381,8 @@ def _method(table: MethodTable, file: RecipeFile, index: int, where: str) -> Met
 
 
 def _steps(table: MethodTable) -> int:
-    if table.schedule in ("oneshot", "scratch"):
-        return 1
-    return table.steps or usual_steps(table.schedule)
-
-
-_TRAINING = ("lottery", "lr_rewinding", "scratch")
-"""Schedules that repeat the first training, or its end."""
+    traits = SCHEDULES[table.schedule]
+    return (table.steps or traits.steps) if traits.stepwise else traits.steps
 
 
 def _scope(table: MethodTable, known: tuple[str, ...], where: str) -> str:
@@ -402,7 +406,7 @@ def _sensible_course(table: MethodTable, file: RecipeFile, where: str) -> None:
     wrong = (
         (table.begin > table.end, "begin is after end", "begin ≤ end"),
         (
-            table.schedule in _TRAINING and not epochs,
+            SCHEDULES[table.schedule].retrains and not epochs,
             f"{table.schedule} repeats a training that is not there",
             "train.epochs of 1 or more",
         ),
@@ -417,7 +421,7 @@ def _sensible_course(table: MethodTable, file: RecipeFile, where: str) -> None:
             "an epoch before the last",
         ),
         (
-            table.schedule in ("lottery", "scratch") and table.recovery != "finetune",
+            SCHEDULES[table.schedule].afresh and table.recovery != "finetune",
             "what is trained again from its beginning is not healed",
             f"no recovery beside schedule: {table.schedule}",
         ),
@@ -442,11 +446,11 @@ def _sensible_course(table: MethodTable, file: RecipeFile, where: str) -> None:
             raise UserError(what, where=where, expected=expected)
 
 
-def _sparsities(table: MethodTable, search: SearchTable, where: str) -> tuple[float, ...]:
-    kept, colon, group = table.pattern.partition(":")
-    if colon:
-        # N:M says itself how much it removes.
-        own = 1 - int(kept) / int(group)
+def _sparsities(
+    table: MethodTable, search: SearchTable, pruner: PrunerTraits, where: str
+) -> tuple[float, ...]:
+    own = pruner.fixed_sparsity(table.pattern)
+    if own is not None:
         if table.sparsities not in (None, [own]):
             raise UserError(
                 f"{table.pattern} always removes {own:g} of the weights",
@@ -466,7 +470,7 @@ def _sparsities(table: MethodTable, search: SearchTable, where: str) -> tuple[fl
     return tuple(s for s in dict.fromkeys(chosen) if s > 0)
 
 
-def _offered(word: str | None, known: tuple[str, ...], where: str, pattern: str) -> str:
+def _offered(word: Word | None, known: tuple[Word, ...], where: str, pattern: str) -> Word:
     if word is None:
         return known[0]
     if word not in known:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,15 +15,16 @@ from hwbench.config import hosts, plugins
 from hwbench.config.measure import MeasureFields
 from hwbench.errors import UserError
 from hwbench.records import Gpu, PluginSpec, Power, TargetProfile
+from hwbench.registry import BACKENDS, CONNECTIONS, METERS
 
 if TYPE_CHECKING:
     BackendsField = BaseModel
     ConnectionField = BaseModel
     MeterField = BaseModel
 else:
-    BackendsField = plugins.table_of("backends")
-    ConnectionField = plugins.one_of("connections")
-    MeterField = plugins.one_of("meters")
+    BackendsField = plugins.table_of(BACKENDS)
+    ConnectionField = plugins.one_of(CONNECTIONS)
+    MeterField = plugins.one_of(METERS)
 
 
 class _Table(BaseModel):
@@ -131,20 +131,23 @@ def build(file: TargetFile, path: Path, host: str = "") -> TargetProfile:
 
 
 def _meter(model: BaseModel, power: Power | None, gpu: Gpu | None, path: Path) -> PluginSpec:
+    """Return a meter, with what it takes from other parts of the target filled in."""
     spec = plugins.spec_of(model, path.parent)
-    if spec.kind == "nvml" and gpu is not None:
-        return PluginSpec("nvml", {**spec.options, "gpu": gpu.which})
-    if spec.kind != "proxy":
-        return spec
-    if power is None:
-        raise UserError("the proxy meter needs power figures", where=f"{path}: power")
-    # One fact, one place: the proxy meter reads the profile's own power figures.
-    figures: Mapping[str, Any] = {
-        "idle_watts": power.idle_watts,
-        "core_watts": power.core_watts,
-        "source": power.source,
-    }
-    return PluginSpec("proxy", {**spec.options, **figures})
+    traits = METERS.traits(spec.kind)
+    for name, part in (("power", power), ("gpu", gpu)):
+        if part is None and name in traits.needs:
+            raise UserError(
+                f"the meter {spec.kind} needs the target's {name}",
+                where=f"{path}: {name}",
+                mend=f"describe it, or leave {spec.kind} out",
+            )
+    filled: dict[str, Any] = {}
+    # One fact, one place: what the target says already is not written a second time.
+    if power is not None and traits.from_power is not None:
+        filled |= traits.from_power(power)
+    if gpu is not None and traits.from_gpu is not None:
+        filled |= traits.from_gpu(gpu)
+    return PluginSpec(spec.kind, {**spec.options, **filled})
 
 
 def _gpu(table: GpuTable, where: str) -> Gpu:

@@ -1,1 +1,1 @@
-"""Ways to reach a device, one file each."""
+"""Ways to a device, one file each."""

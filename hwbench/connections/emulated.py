@@ -7,15 +7,26 @@ memory and energy are not taken there at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from hwbench.connections import _board, ssh
 from hwbench.protocols import Channel, Connection
+from hwbench.records import PluginSpec
+from hwbench.traits import ConnectionTraits
 
-REQUIRES: Mapping[str, str] = {}
+TRAITS = ConnectionTraits(
+    requires={},
+    remote=False,
+    interactive=True,
+    provisionable=False,
+    offline=False,
+    emulated=True,
+)
+THERE = PluginSpec("emulated")
+"""The emulated board, as a target's connection."""
 FOLDER = "HWBENCH_EMULATED_BOARD"
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,8 +17,14 @@ from typing import IO
 from hwbench.connections._lines import next_line
 from hwbench.errors import TargetError
 from hwbench.protocols import Channel, Connection
+from hwbench.records import PluginSpec
+from hwbench.traits import ConnectionTraits
 
-REQUIRES: Mapping[str, str] = {}
+TRAITS = ConnectionTraits(
+    requires={}, remote=False, interactive=True, provisionable=False, offline=False
+)
+HERE = PluginSpec("local")
+"""This machine, as a target's connection."""
 _GRACE = 5.0
 
 

@@ -25,8 +25,11 @@ from hwbench.connections._lines import EndedError
 from hwbench.connections._link import Link, bridge, checked_host
 from hwbench.errors import TargetError
 from hwbench.protocols import Channel, Connection
+from hwbench.traits import ConnectionTraits
 
-REQUIRES: Mapping[str, str] = {}
+TRAITS = ConnectionTraits(
+    requires={}, remote=True, interactive=True, provisionable=True, offline=False
+)
 _CHUNK = 1 << 18
 _REPLY = 120.0
 _BETWEEN = 1.0

@@ -10,12 +10,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hwbench import registry
 from hwbench.errors import UserError
 from hwbench.export.corruptions import CORRUPTIONS, corrupt
 from hwbench.export.parity import answers
-from hwbench.protocols import Pictured, Workload
+from hwbench.protocols import Pictured
 from hwbench.records import Distance, OnnxModel, Paired, Shifted, WorkloadSpec
+from hwbench.registry import WORKLOADS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ def _pictures(
     """Return labels, and inputs by name: made once a process, for all candidates."""
     import numpy as np
 
-    workload: Workload = registry.create("workloads", kind, dict(options))
+    workload = WORKLOADS.create(kind, dict(options))
     if not isinstance(workload, Pictured) or workload.metric != "top1":
         raise UserError(
             f"the workload {kind} cannot be shifted: nobody knows its pixels",

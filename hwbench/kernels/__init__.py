@@ -3,7 +3,7 @@
 ``graph`` reads ONNX, ``layouts`` says where a pixel lives, ``encode`` turns weights into lists,
 ``template`` and ``stencils`` write the loops, ``problem`` joins the three for one layer,
 ``choose`` picks among its variants, ``lower`` makes one Relax module, ``build`` a library of it,
-``explain`` says what became of each layer; ``bench``, ``zoo`` and ``roofs`` measure; ``memory``
+``explain`` says what became of each layer; ``roofs`` measures what the machine can do; ``memory``
 keeps what was found out about a machine.
 
 The modules import numpy, onnx and tvm when imported; a plug-in imports them inside functions.

@@ -18,8 +18,9 @@ from tvm import relax
 from hwbench.kernels import TRY_FROM
 from hwbench.kernels.choose import clock
 from hwbench.kernels.graph import Graph
-from hwbench.kernels.lower import SELL_BELOW, Made
+from hwbench.kernels.lower import SELL_BELOW
 from hwbench.kernels.problem import Config
+from hwbench.kernels.values import Made
 
 RUNS = 7
 

@@ -16,10 +16,11 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tvm import tirx
 
 from hwbench.errors import StageError
 from hwbench.kernels import layouts, words
@@ -27,10 +28,8 @@ from hwbench.kernels.build import Machine
 from hwbench.kernels.graph import Graph, Step
 from hwbench.kernels.layouts import Layout
 from hwbench.kernels.problem import overlapping, repeated
+from hwbench.kernels.values import Planes
 from hwbench.kernels.words import BYTES, LANES, Dot, ungrouped
-
-if TYPE_CHECKING:
-    from hwbench.kernels.lower import Lowering, Planes
 
 VECTORS = 7
 """Vectors of pixels a tile: found by timing layers of ResNet-18."""
@@ -117,12 +116,49 @@ def _with_words(graph: Graph, steps: Sequence[Step], rounds: dict[str, Step]) ->
     return dataclasses.replace(graph, steps=tuple(ordered), shapes=shapes)
 
 
-class Eight:
-    """Emits steps on words; part of a `Lowering`."""
+class Writer(Protocol):
+    """What the steps on words need of the module that is being written."""
 
-    def __init__(self, lowering: Lowering, planes: type[Planes]) -> None:
-        """Keep the lowering that values are read from and calls are emitted with."""
-        self.low, self.planes = lowering, planes
+    graph: Graph
+    layouts: dict[tuple[int, int], Layout]
+    threads: int
+    values: dict[str, Any]
+
+    def call(
+        self, function: tirx.PrimFunc, arguments: list[Any], size: int, dtype: str = "float32"
+    ) -> Any:
+        """Emit a call of a kernel with a flat output."""
+
+    def name(self, kind: str) -> str:
+        """Return a fresh name."""
+
+    def flat(self, name: str) -> Any:
+        """Return a value as a contiguous flat tensor."""
+
+    def reshaped(self, var: Any, shape: tuple[int, ...]) -> Any:
+        """Return a flat value with the shape that ONNX says."""
+
+    def placed(self, name: str, layout: Layout, fill: float = 0.0) -> Any:
+        """Return a value's buffer in a layout."""
+
+    def window_source(
+        self, step: Step, target: Layout, fill: float = 0.0
+    ) -> tuple[Any, Layout, int, list[tuple[int, int]]]:
+        """Return (buffer, layout of its planes, phases, per tap (phase, offset)) for a window."""
+
+    def window_target(self, step: Step) -> Layout:
+        """Return the layout that a window's output is written in."""
+
+    def note_words(self, step: Step, name: str, stored: int, blocks: int) -> None:
+        """Note what a layer in 8 bits became: so many of its blocks of weights are stored."""
+
+
+class Eight:
+    """Emits steps on words; part of the module that is being written."""
+
+    def __init__(self, writer: Writer) -> None:
+        """Keep what values are read from and calls are emitted with."""
+        self.low = writer
         self.grids: dict[str, tuple[float, int]] = {}
 
     @property
@@ -141,7 +177,7 @@ class Eight:
         self.grids[step.output] = (step.scale, step.zero)
         images, planes = self.low.graph.shapes[step.output][:2]
         pad = words.padding(step.zero)
-        return self.planes(var, layout, images, planes, dtype="int32", pad=pad)
+        return Planes(var, layout, images, planes, dtype="int32", pad=pad)
 
     def _round(self, step: Step) -> Any:
         low, shape = self.low, self.low.graph.shapes[step.output]
@@ -177,8 +213,8 @@ class Eight:
         assert step.bias is not None
         low, name = self.low, step.inputs[0]
         value: Planes = low.values[name]
-        target = low._target(step)
-        x, source, phases, taps = low._source(step, target, value.pad)
+        target = low.window_target(step)
+        x, source, phases, taps = low.window_source(step, target, value.pad)
         x_plane = phases * source.plane
         inside = np.array([phase * source.plane + offset for phase, offset in taps])
         weights, scales = step.coded
@@ -229,7 +265,7 @@ class Eight:
         low = self.low
         one: Planes = low.values[step.inputs[0]]
         second: Planes = low.values[step.inputs[1]]
-        other = low._in(step.inputs[1], one.layout, second.pad)
+        other = low.placed(step.inputs[1], one.layout, second.pad)
         size = one.images * one.planes * one.layout.plane
         grids = [self.grids[name] for name in step.inputs]
         function = words.add_kernel(
@@ -240,8 +276,8 @@ class Eight:
     def _pool(self, step: Step) -> Planes:
         low = self.low
         value: Planes = low.values[step.inputs[0]]
-        target = low._target(step)
-        x, source, phases, taps = low._source(step, target, value.pad)
+        target = low.window_target(step)
+        x, source, phases, taps = low.window_source(step, target, value.pad)
         walk = layouts.tiles(source, target, step.window, VECTORS)
         inside = [phase * source.plane + offset for phase, offset in taps]
         mask = layouts.mask(target, walk)

@@ -25,6 +25,7 @@ from hwbench.kernels.int8 import Eight, planned
 from hwbench.kernels.layouts import Blocked, Layout, Planar, Window
 from hwbench.kernels.problem import Config, Kernel, Problem, Windowed, kernel, window_kernel
 from hwbench.kernels.template import Epilogue
+from hwbench.kernels.values import Held, Made, Planes
 from hwbench.kernels.views import View
 from hwbench.kernels.words import BYTES
 
@@ -40,59 +41,6 @@ WALKS_ALL = 0.95
 """Share of the weights from which a kernel counts as dense: what it skips, it skips by chance."""
 SELL_BELOW = 0.6
 """Density below which gathering inputs beats streaming a dense batch-1 linear layer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planes:
-    """A value in planes: a flat buffer, its layout, and how many images and channels it holds.
-
-    ``sign`` is True when no element is negative: a maximum may then pad with zeros.
-    """
-
-    var: Any
-    layout: Layout
-    images: int
-    channels: int
-    sign: bool = False
-    dtype: str = "float32"
-    """``int32``: four channels of 8 bits in a word, ``channels`` counts words."""
-    pad: float = 0
-    """What its padding holds."""
-
-    @property
-    def planes(self) -> int:
-        """Planes per image in the buffer."""
-        return layouts.round_up(self.channels, layouts.ROW_MULTIPLE)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What one step became: for the explanation, and to find its time again by its function."""
-
-    layer: str
-    function: str
-    form: str
-    density: float
-    flops: float
-    config: str = ""
-    walked: float = 0.0
-    signature: str = ""
-    """Of the problem, where a configuration was chosen."""
-    reuse: int = 1
-    """Multiply-adds that share a loaded input: 1 when every one loads its own."""
-    per_load: int = 1
-    """Multiply-adds that one load of 32 bits feeds: 4 where numbers have 8."""
-    within: str = ""
-    """The layer whose kernel computes this one as well; empty: it has its own ``function``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A depthwise layer that waits for the 1x1 layer behind it: one kernel may do both."""
-
-    step: Step
-    windowed: Windowed
-    x: Any
 
 
 @dataclass(slots=True)
@@ -144,7 +92,7 @@ class Lowering:
             "pool": self._pool,
             "mean": self._mean,
             "other": self._other,
-            **Eight(self, Planes).rules,
+            **Eight(self).rules,
         }
         with self.builder.function("main", inputs):
             with self.builder.dataflow():
@@ -345,14 +293,14 @@ class Lowering:
         height, width = self._size(name)
         return np.arange(height * width).reshape(height, width)
 
-    def _in(self, name: str, layout: Layout, fill: float = 0.0) -> Any:
+    def placed(self, name: str, layout: Layout, fill: float = 0.0) -> Any:
         """Return a value's buffer in a layout."""
         value = self.values[name]
         if isinstance(value, Planes) and value.layout == layout and fill == value.pad:
             return value.var
         return self._moved(name, layouts.gather_table(layout, self._index(name)), (layout,), fill)
 
-    def _source(
+    def window_source(
         self, step: Step, target: Layout, fill: float = 0.0
     ) -> tuple[Any, Layout, int, list[tuple[int, int]]]:
         """Return (buffer, layout of its planes, phases, per tap (phase, offset)) for a window."""
@@ -368,19 +316,19 @@ class Lowering:
                 own = near
         if layouts.reads_directly(own, target, window):
             taps = [(0, own.tap(*tap)) for tap in window.taps]
-            return self._in(name, own, fill), own, 1, taps
+            return self.placed(name, own, fill), own, 1, taps
         assert isinstance(target, Planar)
         if window.stride == (1, 1):
             own = Planar.of(*self._size(name), self.lanes, window.halo, target.row)
             taps = [(0, own.tap(*tap)) for tap in window.taps]
-            return self._in(name, own, fill), own, 1, taps
+            return self.placed(name, own, fill), own, 1, taps
         phase = layouts.phases(own, target, window)
         used = list(layouts.used_phases(window))
         taps = [(used.index(p), offset) for p, offset in layouts.phase_taps(phase, window)]
         table = layouts.phase_table(phase, self._index(name), window)
         return self._moved(name, table, (phase, tuple(used)), fill), phase, len(used), taps
 
-    def _target(self, step: Step) -> Layout:
+    def window_target(self, step: Step) -> Layout:
         """Return the layout a window's output is written in: planar if the input has no blocks."""
         target = self.layouts[self._size(step.output)]
         if isinstance(target, Planar):
@@ -399,13 +347,13 @@ class Lowering:
         assert step.weights is not None
         assert step.bias is not None
         images, channels = self.graph.shapes[step.inputs[0]][:2]
-        target = self._target(step)
+        target = self.window_target(step)
         held = self.held.pop(step.inputs[0], None)
         if held is not None and held.windowed.target != target:
             self._release(held)
             held = None
-        x, source, phases, taps = self._source(step, target)
-        rest = [self._in(step.residual, target)] if step.residual else []
+        x, source, phases, taps = self.window_source(step, target)
+        rest = [self.placed(step.residual, target)] if step.residual else []
         planes = layouts.round_up(channels, layouts.ROW_MULTIPLE)
         x_plane = phases * source.plane
         rows = len(step.weights)
@@ -614,11 +562,11 @@ class Lowering:
 
     def _pool(self, step: Step) -> Planes:
         images, channels = self.graph.shapes[step.inputs[0]][:2]
-        target, value = self._target(step), self.values[step.inputs[0]]
+        target, value = self.window_target(step), self.values[step.inputs[0]]
         kind = "average" if step.average else "max"
         safe = kind == "average" or step.window.halo == 0
         safe = safe or (isinstance(value, Planes) and value.sign)
-        x, source, phases, taps = self._source(step, target, 0.0 if safe else -math.inf)
+        x, source, phases, taps = self.window_source(step, target, 0.0 if safe else -math.inf)
         windowed = Windowed(
             kind,
             source,
@@ -643,7 +591,7 @@ class Lowering:
         value = self.values[step.inputs[0]]
         if not isinstance(value, Planes):
             layout: Layout = Planar.of(*self._size(step.inputs[0]), self.lanes, 0)
-            value = Planes(self._in(step.inputs[0], layout), layout, images, channels)
+            value = Planes(self.placed(step.inputs[0], layout), layout, images, channels)
         function = stencils.mean_kernel(
             self.name("mean"), value.layout, images, value.planes, channels
         )

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from hwbench import registry
 from hwbench.conditions.parsers import KERNEL_FLAGS
 from hwbench.errors import TargetError
 from hwbench.measure import parcel
 from hwbench.measure.package import worker_zip
 from hwbench.protocols import Channel, Connection
 from hwbench.records import Conditions, TargetProfile, from_json
+from hwbench.registry import BACKENDS, CONNECTIONS
+from hwbench.traits import ConnectionTraits
 from hwbench.worker.messages import Command, Feel, Job, Look, Settings, encode
 
 SILENCE = 120.0
@@ -37,9 +38,16 @@ class Device:
     waits: Callable[[str], None] = staticmethod(lambda _why: None)
     """Told about once a second why the device keeps us waiting, as long as it does."""
 
-    def __init__(self, target: TargetProfile, connection: Connection, log: IO[bytes]) -> None:
+    def __init__(
+        self,
+        target: TargetProfile,
+        connection: Connection,
+        log: IO[bytes],
+        traits: ConnectionTraits,
+    ) -> None:
         """Ship the worker over an open connection and start it."""
         self.target = target
+        self.traits = traits
         self._connection = connection
         self._log = log
         self._shipped: dict[str, str] = {}
@@ -82,7 +90,7 @@ class Device:
 
     def feel(self) -> tuple[Conditions, str]:
         """Return the conditions now, and why the device is taken for an emulated one (or "")."""
-        message = next(iter(list(self.ask(Feel(gpu_of(self.target))))))
+        message = next(iter(list(self.ask(feeling(self.target)))))
         return from_json(Conditions, message["conditions"]), str(message["emulated"])
 
     def versions(self) -> dict[str, str]:
@@ -134,14 +142,14 @@ def opened(target: TargetProfile, log: Path) -> Iterator[Device]:
     if spec.kind == parcel.KIND:
         played = parcel.Parcel(Path(spec.options["folder"]))
         with log.open("ab") as stream:
-            device = Device(target, played, stream)
+            device = Device(target, played, stream, parcel.TRAITS)
             device.groups, device.attempts = played.groups, 1
             yield device
         return
-    connection: Connection = registry.create("connections", spec.kind, spec.options)
+    connection = CONNECTIONS.create(spec.kind, spec.options)
     try:
         with log.open("ab") as stream:
-            yield Device(target, connection, stream)
+            yield Device(target, connection, stream, CONNECTIONS.traits(spec.kind))
     finally:
         connection.close()
 
@@ -151,11 +159,17 @@ def gpu_of(target: TargetProfile) -> str:
     return target.gpu.which if target.gpu is not None else ""
 
 
+def feeling(target: TargetProfile) -> Feel:
+    """Return the question after the conditions, and after the wheels that its backends run on."""
+    traits = (BACKENDS.traits(spec.kind) for spec in target.backends)
+    wheels = {name for one in traits for name in one.device_distributions}
+    return Feel(gpu_of(target), tuple(sorted(wheels)))
+
+
 def look(target: TargetProfile) -> Look:
     """Return the question which of the target's backends run there."""
     jobs = tuple(
-        Job(s.kind, registry.module("backends", s.kind).__name__, s.options, "")
-        for s in target.backends
+        Job(s.kind, BACKENDS.plugin(s.kind).module, s.options, "") for s in target.backends
     )
     return Look(jobs, Settings("", side_by_side=len(jobs), gpu=gpu_of(target)))
 

@@ -21,8 +21,8 @@ from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import StageError, TargetError
 from hwbench.measure import trial
 from hwbench.measure.device import UNAVAILABLE, Device, check_identity, opened
-from hwbench.measure.shipment import module_of
 from hwbench.records import Conditions, MeasureSpec, PluginSpec, TargetProfile
+from hwbench.registry import METERS, is_remote
 from hwbench.worker.messages import Energy
 
 Show = Callable[[float, str], None]
@@ -118,7 +118,7 @@ def _examined(device: Device, show: Show, spec: MeasureSpec) -> Health:
 def _meter(device: Device, meter: PluginSpec) -> str:
     """Return what a meter says it is, or ``not available: why``."""
     job = trial.job(device)
-    spec = PluginSpec(module_of("meters", meter), meter.options)
+    spec = PluginSpec(METERS.plugin(meter.kind).module, meter.options)
     command = Energy((job,), trial.settings(AA, device.target), (spec,), 0.3)
     message: Mapping[str, Any] = next(iter(list(device.ask(command))))
     if "failure" in message:
@@ -233,7 +233,7 @@ def _same_device(target: TargetProfile, now: Conditions, emulated: str) -> Check
 
 def _user(target: TargetProfile, state: Mapping[str, Any]) -> tuple[Check, ...]:
     """Return who runs there, of a target that is reached as somebody."""
-    if target.connection is None or "host" not in target.connection.options:
+    if not is_remote(target.connection):
         return ()
     if state.get("root"):
         mend = "name an ordinary user: hwbench needs no more, and a mistake could do more"
@@ -354,7 +354,8 @@ def _meters(meters: Mapping[str, str]) -> Check:
     if not works:
         return Check(name, Grade.WARN, said, "mend the sensor, or do without energy")
     if next(iter(works.values())) == "proxy":
-        mend = "a meter or a counter (rapl, nvml, ina3221, pi5_pmic) for joules to quote"
+        better = [k for k in METERS.kinds() if METERS.traits(k).tier in ("meter", "counter")]
+        mend = f"a meter or a counter ({', '.join(better)}) for joules to quote"
         return Check(name, Grade.WARN, f"{said}: good for ranking only", mend)
     return Check(name, Grade.OK, said)
 

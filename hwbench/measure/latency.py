@@ -91,9 +91,14 @@ class Latencies:
             notes.append("repeated once: R and its copy S differed in the first attempt")
         return replace(result, notes=tuple(notes))
 
+    def _groups(self) -> list[list[Job]]:
+        """Return who is measured together: as it was packed, or as many as the memory holds."""
+        if self.device.traits.offline:
+            return [[j for j in self.jobs if j.name in names] for names in self.device.groups]
+        return grouped(self.jobs, self.pair, self.rooms)
+
     def _attempt(self, attempt: int, notes: list[str]) -> list[Generation]:
-        groups = [[j for j in self.jobs if j.name in names] for names in self.device.groups]
-        groups = groups or grouped(self.jobs, self.pair, self.rooms)
+        groups = self._groups()
         planned = self.spec.generations * len(groups)
         if len(groups) > 1:
             notes.append(f"measured in {len(groups)} groups: the memory does not hold all at once")

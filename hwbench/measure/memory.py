@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hwbench import registry
 from hwbench.measure import passes
 from hwbench.measure.device import Device
 from hwbench.measure.shipment import Artifact, empty_jobs, kind_of, settings_of
 from hwbench.records import MeasureSpec, MemoryReading, TargetProfile
+from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Job, Memory, Settings
 
 
@@ -26,8 +26,8 @@ def readings(
 ) -> Mapping[str, MemoryReading]:
     """Return the reading of each artifact in `done`, with what else is needed to judge it.
 
-    That is the peak of its runtime with an empty model, and for backends that say so
-    (``MEMORY_VARIANTS``) the same of both with other options: ONNX Runtime without its arena.
+    That is the peak of its runtime with an empty model, and the same of both with the other
+    options that a backend's traits name: ONNX Runtime without its arena.
     """
     models = [artifact.model for artifact in live.values()]
     empties = empty_jobs(device, models, target, folder / "empty")
@@ -56,9 +56,7 @@ def readings(
 
 def variants_of(artifact: Artifact) -> Mapping[str, Mapping[str, Any]]:
     """Return the options, by what is different, with which memory is read as well."""
-    module = registry.module("backends", artifact.model.candidate.backend.kind)
-    found: Mapping[str, Mapping[str, Any]] = getattr(module, "MEMORY_VARIANTS", {})
-    return found
+    return BACKENDS.traits(artifact.model.candidate.backend.kind).memory_variants
 
 
 def _variant_peaks(

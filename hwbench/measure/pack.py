@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hwbench import files, registry
-from hwbench.measure.device import gpu_of, look
+from hwbench import files
+from hwbench.measure.device import feeling, look
 from hwbench.measure.generation import REFERENCE, SHADOW
 from hwbench.measure.latency import Room, grouped
 from hwbench.measure.memory import named, variants_of, varied
@@ -22,15 +22,14 @@ from hwbench.measure.shipment import (
     Artifact,
     compiled_empty,
     kind_of,
-    module_of,
     settings_of,
 )
 from hwbench.records import CompiledModel, MeasureSpec, PluginSpec, TargetProfile
+from hwbench.registry import BACKENDS, METERS
 from hwbench.worker.messages import (
     Close,
     Command,
     Energy,
-    Feel,
     Job,
     Memory,
     Open,
@@ -40,8 +39,6 @@ from hwbench.worker.messages import (
     encode,
 )
 
-_NEED = 256 << 20
-"""Bytes that a process is taken to need where its backend does not say: nothing is measured yet."""
 _README = """\
 hwbench packed this folder: one measuring session for the target {target}.
 
@@ -103,7 +100,7 @@ def _commands(
     settings = settings_of(spec, target, "inputs.npy")
     bare = settings_of(spec, target, "")
     jobs = tuple(artifact.job() for artifact in artifacts.values())
-    feel = Feel(gpu_of(target))
+    feel = feeling(target)
     found: list[Command] = [feel, look(target), Outputs(jobs, settings)]
     found.append(Memory(jobs, settings, spec.memory_runs))
     varied_jobs, empty = _memory_jobs(artifacts, target, folder)
@@ -114,7 +111,7 @@ def _commands(
     rivals = [job for job in jobs if job.name != reference]
     found += _generations(pair, rivals, artifacts, target, spec, settings)
     if target.meters:
-        meters = tuple(PluginSpec(module_of("meters", m), m.options) for m in target.meters)
+        meters = tuple(PluginSpec(METERS.plugin(m.kind).module, m.options) for m in target.meters)
         found.append(Energy(jobs, settings, meters, spec.energy_seconds))
     return [*found, feel, look(target)]
 
@@ -137,7 +134,7 @@ def _generations(
         names = tuple(job.name for job in jobs)
         found.append(Open(jobs, settings, number))
         found.append(Rounds(0, spec.looks[-1], names, seconds))
-        found += [Close(), Feel(gpu_of(target))]
+        found += [Close(), feeling(target)]
     return found
 
 
@@ -154,7 +151,7 @@ def _rooms(
         if not free:
             continue
         need = {job.name: needs(artifacts[job.name]) for job in rivals}
-        most = max(need.values(), default=_NEED)
+        most = max(need.values(), default=needs(next(iter(artifacts.values()))))
         found.append(Room(free, need | {job.name: most for job in pair}))
     return found
 
@@ -186,8 +183,8 @@ def _laid(folder: Path, model: CompiledModel, name: str) -> Artifact:
 
 
 def _need(artifact: Artifact) -> int:
-    module = registry.module("backends", artifact.model.candidate.backend.kind)
-    return int(getattr(module, "RESIDENT_BYTES", _NEED))
+    """Return what its backend says that a process needs: nothing is measured yet."""
+    return BACKENDS.traits(artifact.model.candidate.backend.kind).resident_bytes
 
 
 def _gpu_need(artifact: Artifact) -> int:

@@ -6,6 +6,8 @@ import zipfile
 from pathlib import Path
 
 import hwbench
+from hwbench import registry
+from hwbench.registry import BACKENDS, METERS
 
 # Rooms and host-only plug-ins stay at home; so do kernels, which are compiled into the artifact.
 CARRIED = (
@@ -16,6 +18,7 @@ CARRIED = (
     "registry.py",
     "units.py",
     "protocols.py",
+    "traits.py",
     "conditions",
     "worker",
     "backends",
@@ -26,7 +29,10 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def worker_zip(path: Path) -> Path:
-    """Write the worker to `path` and return it; the same source gives the same bytes."""
+    """Write the worker to `path` and return it; the same source gives the same bytes.
+
+    Other packages' backends and meters go along.
+    """
     package = Path(hwbench.__file__).parent
     sources = {"__main__.py": _MAIN.encode()}
     for name in CARRIED:
@@ -35,6 +41,8 @@ def worker_zip(path: Path) -> Path:
         for source in found:
             if source.exists():
                 sources[f"hwbench/{source.relative_to(package)}"] = source.read_bytes()
+    for family in (BACKENDS, METERS):
+        sources |= {name: file.read_bytes() for name, file in registry.sources(family).items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(sources):
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), sources[name])

@@ -17,6 +17,7 @@ from typing import IO, Any
 from hwbench.errors import TargetError
 from hwbench.protocols import Channel
 from hwbench.records import TargetProfile
+from hwbench.traits import ConnectionTraits
 from hwbench.worker.messages import (
     Close,
     Command,
@@ -29,6 +30,10 @@ from hwbench.worker.messages import (
 
 KIND = "parcel"
 """The kind of a target's connection that stands for such a folder."""
+
+TRAITS = ConnectionTraits(
+    requires={}, remote=True, interactive=False, provisionable=False, offline=True
+)
 
 Message = Mapping[str, Any]
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from hwbench import registry
 from hwbench.measure.device import Device
-from hwbench.protocols import Backend
-from hwbench.records import CompiledModel, MeasureSpec, PluginSpec, TargetProfile, digest, to_json
+from hwbench.records import CompiledModel, MeasureSpec, TargetProfile, digest
+from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Job, Settings
 
 _MOST_SIDE_BY_SIDE = 4
@@ -28,7 +27,7 @@ class Artifact:
         candidate = self.model.candidate
         return Job(
             name or self.model.digest,
-            module_of("backends", candidate.backend),
+            BACKENDS.plugin(candidate.backend.kind).module,
             candidate.backend.options,
             self.entry,
             candidate.threads,
@@ -74,17 +73,17 @@ def compiled_empty(model: CompiledModel, target: TargetProfile, folder: Path, pl
     kind, spec = kind_of(model), model.candidate.backend
     home = folder / kind
     home.mkdir(parents=True, exist_ok=True)
-    backend: Backend = registry.create("backends", spec.kind, spec.options)
+    backend = BACKENDS.create(spec.kind, spec.options)
     entry = backend.compile_empty(target, home)
     path = str(PurePosixPath(place, kind, entry))
-    module = module_of("backends", spec)
+    module = BACKENDS.plugin(spec.kind).module
     return Job(f"empty-{kind}", module, spec.options, path, model.candidate.threads)
 
 
 def kind_of(model: CompiledModel) -> str:
     """Name a backend with its options, threads and worker: each has an empty runtime of its own."""
     candidate = model.candidate
-    decides = [to_json(candidate.backend), candidate.threads]
+    decides: list[object] = [candidate.backend, candidate.threads]
     if model.worker is not None:
         decides.append(str(model.worker))
     return f"{candidate.backend.kind}-{digest(decides)}"
@@ -106,8 +105,3 @@ def settings_of(spec: MeasureSpec, target: TargetProfile, inputs: str) -> Settin
         gpu=target.gpu.which if target.gpu is not None else "",
         side_by_side=min(target.cores, _MOST_SIDE_BY_SIDE),
     )
-
-
-def module_of(group: str, spec: PluginSpec) -> str:
-    """Return the module of a plug-in; the device imports it by that name."""
-    return registry.module(group, spec.kind).__name__

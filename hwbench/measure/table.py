@@ -22,7 +22,6 @@ from hwbench.measure.latency import Latencies, Latency, Room
 from hwbench.measure.memory import readings
 from hwbench.measure.shipment import (
     Artifact,
-    module_of,
     settings_of,
     shipped,
 )
@@ -44,6 +43,7 @@ from hwbench.records import (
     from_json,
     to_json,
 )
+from hwbench.registry import METERS
 from hwbench.worker.messages import Energy, Job, Memory, Outputs
 
 Progress = Callable[[float, str], None]
@@ -115,7 +115,8 @@ class Table:
             memory = self._memory()
             notes = (*notes, *self._demand_reference("memory", stand_ins))
             # What was measured elsewhere is measured already: nobody can be let off early.
-            known = self._known(memory, worth) if not self._device.groups else {}
+            interactive = self._device.traits.interactive
+            known = self._known(memory, worth) if interactive else {}
             latency = self._latency(memory, now.state, known)
             for name, failure in latency.failures.items():
                 self._failures[name]["latency"] = failure
@@ -221,7 +222,7 @@ class Table:
     def _read_again(self, found: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
         """Return the measurements with further readings of memory and energy, taken in turn."""
         # What was packed as a parcel has been read once, and there is nobody to ask again.
-        if self._device.groups:
+        if self._device.traits.offline:
             return found
         for number in range(1, self._spec.readings):
             memory = self._again(
@@ -242,7 +243,9 @@ class Table:
         return passes.run(self._device, file, jobs, command, lambda _name: None) if jobs else {}
 
     def _energy_command(self, jobs: tuple[Job, ...]) -> Energy:
-        meters = tuple(PluginSpec(module_of("meters", m), m.options) for m in self._target.meters)
+        meters = tuple(
+            PluginSpec(METERS.plugin(m.kind).module, m.options) for m in self._target.meters
+        )
         return Energy(jobs, self._settings, meters, self._spec.energy_seconds)
 
     def _memory(self) -> Mapping[str, MemoryReading]:
@@ -279,6 +282,7 @@ class Table:
         assert self._reference is not None
         own = self._artifacts[self._reference.digest]
         shadow = shipped(self._device, self._reference, SHADOW)
+        offline = self._device.traits.offline
         jobs = [a.job() for n, a in self._live("latency") if n != self._reference.digest]
         return Latencies(
             device=self._device,
@@ -289,7 +293,7 @@ class Table:
             jobs=jobs,
             artifact=self._reference.digest,
             rooms=self._rooms(memory, now),
-            deadline=math.inf if self._device.groups else self._started + self._spec.max_time,
+            deadline=math.inf if offline else self._started + self._spec.max_time,
             progress=lambda share, label: self._show("latency", share, label),
             others=known,
             keep=frozenset(
@@ -376,7 +380,7 @@ class Table:
             return ()
         label = self._reference.candidate.label
         left = [m for m in stand_ins if not self._failures[m.digest]]
-        if not left or self._device.groups:
+        if not left or self._device.traits.offline:
             raise TargetError(
                 f"the dense model cannot be measured: {failure.message}",
                 where=f"{self._target.name}, {label}",

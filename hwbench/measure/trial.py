@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwbench import registry, stats
+from hwbench import stats
+from hwbench.backends import DOUBLE
 from hwbench.measure import generation, precision
 from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.shipment import module_of, settings_of
-from hwbench.protocols import Backend
+from hwbench.measure.shipment import settings_of
 from hwbench.records import (
     Candidate,
     Failure,
     MeasureSpec,
     OnnxModel,
-    PluginSpec,
     Process,
     TargetProfile,
 )
+from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Job, Settings
 
 SPINS = 25_000
@@ -94,7 +94,7 @@ def run_models(device: Device, models: Mapping[str, OnnxModel], spec: MeasureSpe
     """
     since = time.monotonic()
     backend, target = device.target.backends[0], device.target
-    compiler: Backend = registry.create("backends", backend.kind, backend.options)
+    compiler = BACKENDS.create(backend.kind, backend.options)
     places = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, model) in enumerate(models.items()):
@@ -109,7 +109,7 @@ def run_models(device: Device, models: Mapping[str, OnnxModel], spec: MeasureSpe
     first = next(iter(places.values()))
     named = {REFERENCE: first, SHADOW: first}
     named |= {n + again: place for n, place in places.items() for again in ("", AGAIN)}
-    module = module_of("backends", backend)
+    module = BACKENDS.plugin(backend.kind).module
     jobs = [Job(name, module, backend.options, place) for name, place in named.items()]
     return _measured(device, jobs, spec, settings_of(spec, target, inputs), since)
 
@@ -158,11 +158,11 @@ def job(device: Device, spins: int = SPINS) -> Job:
 
 
 def _shipped(device: Device) -> str:
-    backend: Backend = registry.create("backends", "null", {})
+    backend = BACKENDS.create(DOUBLE.kind)
     with tempfile.TemporaryDirectory() as folder:
         entry = backend.compile_empty(device.target, Path(folder))
         return f"{device.ship(Path(folder), 'double')}/{entry}"
 
 
 def _job(name: str, entry: str, options: Mapping[str, Any]) -> Job:
-    return Job(name, module_of("backends", PluginSpec("null")), options, entry)
+    return Job(name, BACKENDS.plugin(DOUBLE.kind).module, options, entry)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hwbench.meters._sensors import (
     Clock,
@@ -22,8 +21,9 @@ from hwbench.meters._sensors import (
 )
 from hwbench.protocols import EnergyMeter
 from hwbench.records import EnergyReading
+from hwbench.traits import MeterTraits
 
-REQUIRES: dict[str, str] = {}
+TRAITS = MeterTraits(requires={}, tier="meter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,6 @@ class Options:
 
 class Ina3221:
     """The sum of some rails' power."""
-
-    tier: Literal["meter", "counter", "model", "proxy"] = "meter"
 
     def __init__(self, options: Options, clock: Clock = time.perf_counter) -> None:
         """Take the options and a clock of wall seconds."""
@@ -73,7 +71,7 @@ class Ina3221:
         note = f"{' + '.join(self._options.rails)}, {samples} samples"
         idle = self._options.idle_watts
         joules = counted("ina3221", joules)
-        return EnergyReading(joules, inferences, seconds, idle, "ina3221", self.tier, note)
+        return EnergyReading(joules, inferences, seconds, idle, "ina3221", TRAITS.tier, note)
 
     def _rails(self) -> dict[str, tuple[Path, str]]:
         """Return the folder and channel number of every rail that has a label."""

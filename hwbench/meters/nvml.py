@@ -7,17 +7,23 @@ It counts the whole board, whoever uses it, and not the host.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 from hwbench.conditions import nvml
 from hwbench.meters._sensors import Clock, Stopwatch, counted, unavailable
 from hwbench.protocols import EnergyMeter
-from hwbench.records import EnergyReading
+from hwbench.records import EnergyReading, Gpu
+from hwbench.traits import MeterTraits
 
-REQUIRES: dict[str, str] = {}
+
+def _from_gpu(gpu: Gpu) -> Mapping[str, Any]:
+    return {"gpu": gpu.which}
+
+
+TRAITS = MeterTraits(requires={}, tier="counter", from_gpu=_from_gpu)
 
 _UPDATE = 0.1
 _SHORTEST = 10.0
@@ -47,8 +53,6 @@ class Options:
 
 class Nvml:
     """The total energy counter of one GPU."""
-
-    tier: Literal["meter", "counter", "model", "proxy"] = "counter"
 
     def __init__(
         self, options: Options, clock: Clock = time.perf_counter, library: Open = nvml.opened
@@ -82,7 +86,7 @@ class Nvml:
         note = f"GPU {self._options.gpu}, the whole board"
         if seconds < _SHORTEST:
             note += f"; ±{_UPDATE / seconds * 100:.0f} %: a window of {seconds:.1f} s, 10 s are due"
-        return EnergyReading(joules, inferences, seconds, self._idle, "nvml", self.tier, note)
+        return EnergyReading(joules, inferences, seconds, self._idle, "nvml", TRAITS.tier, note)
 
     def _joules(self) -> float:
         try:

@@ -12,13 +12,13 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hwbench.meters._sensors import Clock, PowerSampler, Stopwatch, counted, unavailable
 from hwbench.protocols import EnergyMeter
 from hwbench.records import EnergyReading
+from hwbench.traits import MeterTraits
 
-REQUIRES: dict[str, str] = {}
+TRAITS = MeterTraits(requires={}, tier="meter")
 
 _SLOPE = 1.1451
 _OFFSET_WATTS = 0.5879
@@ -39,8 +39,6 @@ class Options:
 class Pi5Pmic:
     """The wall power that the rails of a Raspberry Pi 5 let expect."""
 
-    tier: Literal["meter", "counter", "model", "proxy"] = "meter"
-
     def __init__(self, options: Options, clock: Clock = time.perf_counter) -> None:
         """Take the options and a clock of wall seconds."""
         self._options = options
@@ -59,7 +57,7 @@ class Pi5Pmic:
         note = f"wall approximated from the rails, {samples} samples"
         idle = self._options.idle_watts
         joules = counted("pi5_pmic", joules)
-        return EnergyReading(joules, inferences, seconds, idle, "pi5_pmic", self.tier, note)
+        return EnergyReading(joules, inferences, seconds, idle, "pi5_pmic", TRAITS.tier, note)
 
     def _watts(self) -> float:
         command = Path(self._options.root) / "usr/bin/vcgencmd"

@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from hwbench.meters._sensors import Clock, Stopwatch, counted, unavailable
 from hwbench.protocols import EnergyMeter
-from hwbench.records import EnergyReading
+from hwbench.records import EnergyReading, Power
+from hwbench.traits import MeterTraits
 
-REQUIRES: dict[str, str] = {}
+
+def _from_power(power: Power) -> Mapping[str, Any]:
+    return {
+        "idle_watts": power.idle_watts,
+        "core_watts": power.core_watts,
+        "source": power.source,
+    }
+
+
+TRAITS = MeterTraits(requires={}, tier="proxy", needs=("power",), from_power=_from_power)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +44,6 @@ class Options:
 
 class Proxy:
     """CPU seconds times watts."""
-
-    tier: Literal["meter", "counter", "model", "proxy"] = "proxy"
 
     def __init__(
         self,
@@ -69,7 +78,7 @@ class Proxy:
         note = f"{cpu:.3g} CPU seconds at {core:g} W"
         note += f", idle {idle:g} W" if idle is not None else ", without what idles"
         note += f" ({self._options.source})" if self._options.source else ""
-        return EnergyReading(joules, inferences, seconds, idle, "proxy", self.tier, note)
+        return EnergyReading(joules, inferences, seconds, idle, "proxy", TRAITS.tier, note)
 
 
 PLUGIN: type[EnergyMeter] = Proxy

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hwbench.meters._sensors import (
     Clock,
@@ -21,8 +20,9 @@ from hwbench.meters._sensors import (
 )
 from hwbench.protocols import EnergyMeter
 from hwbench.records import EnergyReading
+from hwbench.traits import MeterTraits
 
-REQUIRES: dict[str, str] = {}
+TRAITS = MeterTraits(requires={}, tier="counter")
 
 _MEND = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj (root only since CVE-2020-8694)"
 
@@ -43,8 +43,6 @@ class Options:
 
 class Rapl:
     """The energy counters of the CPU packages."""
-
-    tier: Literal["meter", "counter", "model", "proxy"] = "counter"
 
     def __init__(self, options: Options, clock: Clock = time.perf_counter) -> None:
         """Take the options and a clock of wall seconds."""
@@ -69,7 +67,7 @@ class Rapl:
             seconds,
             self._options.idle_watts,
             "rapl",
-            self.tier,
+            TRAITS.tier,
             note,
         )
 

@@ -13,15 +13,16 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from hwbench.meters._sensors import Clock, Stopwatch, counted, read_text, trapezoids, unavailable
 from hwbench.protocols import EnergyMeter
 from hwbench.records import EnergyReading
+from hwbench.traits import MeterTraits, Tier
 
-REQUIRES: dict[str, str] = {}
+TRAITS = MeterTraits(requires={}, tier="proxy")
 
-_TIERS = ("meter", "counter", "model", "proxy")
+_TIERS = get_args(Tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,6 @@ class Options:
 class Replay:
     """A recorded trace instead of a meter."""
 
-    tier: Literal["meter", "counter", "model", "proxy"] = "proxy"
-
     def __init__(self, options: Options, clock: Clock = time.perf_counter) -> None:
         """Take the options and a clock of wall seconds."""
         self._file = Path(options.file)
@@ -44,6 +43,7 @@ class Replay:
         self._played = 0.0
         self._samples: list[tuple[float, float]] = []
         self._idle: float | None = None
+        self._tier = TRAITS.tier
 
     def start(self) -> None:
         """Read the trace and begin. Raises `StageError` when it cannot be read."""
@@ -61,16 +61,16 @@ class Replay:
         self._played += seconds
         note = f"replayed from {self._file.name}: recorded, not measured here"
         joules = counted("replay", joules)
-        return EnergyReading(joules, inferences, seconds, self._idle, "replay", self.tier, note)
+        return EnergyReading(joules, inferences, seconds, self._idle, "replay", self._tier, note)
 
     def _load(self, trace: dict[str, Any]) -> None:
         samples = [(float(second), float(watts)) for second, watts in trace["power"]]
         times = [second for second, _ in samples]
         if len(times) < 2 or any(b <= a for a, b in itertools.pairwise(times)):
             raise ValueError("two samples at least, in the order of time")
-        self.tier = trace.get("tier", "proxy")
-        if self.tier not in _TIERS:
-            raise ValueError(f"tier {self.tier!r} is none of {', '.join(_TIERS)}")
+        self._tier = trace.get("tier", "proxy")
+        if self._tier not in _TIERS:
+            raise ValueError(f"tier {self._tier!r} is none of {', '.join(_TIERS)}")
         idle = trace.get("idle_watts")
         self._idle = None if idle is None else float(idle)
         self._samples = [(second - times[0], watts) for second, watts in samples]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from hwbench.pareto.decide import decide
 from hwbench.pareto.front import Front, baseline, compare, dominates, front, usable
 from hwbench.pareto.goals import meets
-from hwbench.pareto.hope import hoped, left, most_hopeful, power
 from hwbench.pareto.rivals import rivals
-from hwbench.pareto.screen import hopeless
 
 __all__ = [
     "Front",
@@ -16,12 +14,7 @@ __all__ = [
     "decide",
     "dominates",
     "front",
-    "hoped",
-    "hopeless",
-    "left",
     "meets",
-    "most_hopeful",
-    "power",
     "rivals",
     "usable",
 ]

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hwbench import files, registry
-from hwbench.pipeline.jobs import Prepared
-from hwbench.protocols import Backend
+from hwbench import files
+from hwbench.executor.jobs import Prepared
 from hwbench.records import CompiledModel, OnnxModel, Study, file_digest, to_json
+from hwbench.registry import BACKENDS
 from hwbench.store import FORMAT
 
 
@@ -33,7 +33,7 @@ def _write(
         shutil.copytree(compiled.folder, artifact, ignore=shutil.ignore_patterns("record.json"))
         shutil.copyfile(model.path, folder / "model.onnx")
     spec = compiled.candidate.backend
-    backend: Backend = registry.create("backends", spec.kind, spec.options)
+    backend = BACKENDS.create(spec.kind, spec.options)
     files.write(folder / "run.py", backend.script(f"artifact/{compiled.entry}", compiled))
     shipped = sorted(p for p in folder.rglob("*") if p.is_file())
     result = next(r for r in study.results if r.candidate.key == compiled.candidate.key)

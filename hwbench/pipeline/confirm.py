@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from hwbench import measure, pareto
+from hwbench.executor.jobs import Prepared
 from hwbench.pipeline.context import Context, measuring_stamp
-from hwbench.pipeline.jobs import Prepared
 from hwbench.pipeline.judge import MARGIN, keep_samples, split
 from hwbench.records import (
     Beside,

@@ -1,4 +1,4 @@
-"""What every step of the corridor needs, and the stamp that cached work carries."""
+"""What every step of the line needs, and the stamp that cached work carries."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import hwbench
-from hwbench.pipeline.crew import Crew
-from hwbench.records import Candidate, MeasureSpec, OnnxModel, Recipe, TargetProfile, digest
+from hwbench import registry
+from hwbench.executor.local import Crew
+from hwbench.records import MeasureSpec, Recipe, TargetProfile, digest
+from hwbench.registry import BACKENDS, FAMILIES, PRUNERS, WORKLOADS
 from hwbench.store import Cache, Run
 
 Show = Callable[[str, float, str], None]
 """Called with a phase, how much of it is done (0..1), and what is going on."""
 
 PHASES = ("search", "prepare", "measure", "score", "confirm", "repeat", "report")
-_LIBRARIES = (
-    "torch",
-    "torch-pruning",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "apache-tvm",
-    "apache-tvm-ffi",
-    "numpy",
-)
+_DISTRIBUTIONS = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy")
+"""What compressing and exporting stand on; what plug-ins do, their traits say."""
 # The rooms whose code decides what is cached; a change of the report costs nobody a training.
 _MAKERS = ("workloads", "pruners", "compress", "export", "compile", "backends", "kernels")
 _MEASURERS = ("measure", "worker", "conditions", "connections", "meters", "stats")
@@ -68,7 +62,7 @@ class Context:
 def versions() -> Mapping[str, str]:
     """Return the host's software that has a say in the results, by name."""
     found = {"hwbench": hwbench.__version__}
-    for name in _LIBRARIES:
+    for name in sorted({*_DISTRIBUTIONS, *_of_plugins()}):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -76,15 +70,25 @@ def versions() -> Mapping[str, str]:
     return found
 
 
+def _of_plugins() -> Iterator[str]:
+    """Yield the distributions that plug-ins name as deciding what is made here."""
+    for backend in map(BACKENDS.traits, BACKENDS.kinds()):
+        yield from backend.host_distributions
+    for pruner in map(PRUNERS.traits, PRUNERS.kinds()):
+        yield from pruner.host_distributions
+    for workload in map(WORKLOADS.traits, WORKLOADS.kinds()):
+        yield from workload.host_distributions
+
+
 @functools.cache
 def stamp() -> str:
-    """Return a hash of the software that makes what is cached, our own source included."""
+    """Return a hash of the software that makes what is cached, source and plug-ins included."""
     return digest({"versions": versions(), "source": _source(_MAKERS)})
 
 
 @functools.cache
 def measuring_stamp() -> str:
-    """Return a hash of our own source that decides what a sitting gives."""
+    """Return a hash of the source, that of plug-ins included, that decides what a sitting gives."""
     return _source(_MEASURERS)
 
 
@@ -95,6 +99,9 @@ def _source(places: Sequence[str]) -> str:
         place = package / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
             source.update(path.read_bytes())
+        if name in FAMILIES:
+            for file in registry.sources(FAMILIES[name]).values():
+                source.update(file.read_bytes())
     return source.hexdigest()
 
 
@@ -106,12 +113,3 @@ def measure_spec(recipe: Recipe, target: TargetProfile) -> MeasureSpec:
 def open_cache(place: Place) -> Cache:
     """Return the cache of finished work for the software that is installed now."""
     return Cache(place.cache.absolute(), stamp())
-
-
-def compile_key(candidate: Candidate, target: TargetProfile, model: OnnxModel) -> str:
-    """Return the cache key of an artifact: the candidate, and what it is made from and for."""
-    # The candidate names the target; of what its file says, the ISA and the GPU decide as well.
-    decides = {"candidate": candidate.key, "isa": target.isa, "model": model.digest}
-    if target.gpu is not None:
-        decides["gpu"] = target.gpu.capability
-    return digest(decides)

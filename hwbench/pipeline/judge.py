@@ -6,13 +6,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from hwbench import files, measure, registry
+from hwbench import files, measure
 from hwbench.errors import StageError, UserError
+from hwbench.executor.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.pipeline.context import Context, measuring_stamp
 from hwbench.pipeline.counted import counted
-from hwbench.pipeline.jobs import Inputs, Prepared, Score, Scored, WriteInputs
 from hwbench.records import (
     METRICS,
     Answers,
@@ -32,12 +31,15 @@ from hwbench.records import (
     missing,
     to_json,
 )
+from hwbench.registry import BACKENDS
+from hwbench.traits import AGREES
 
-_DISAGREES = 1e-3
 _ROUNDS = 0.1
-"""The same in int8: where two processors add floats in another order, a value on the edge rounds
-to the next of 256 steps, and what follows with it. A broken artifact is off by more."""
-"""Error of a deployed artifact, relative to its ONNX file's answers, beyond which it is broken."""
+"""How far answers in int8 may be from the file's, relative to the largest of them.
+
+Where two processors add floats in another order, a value on the edge rounds to the next of 256
+steps, and what follows with it. A broken artifact is off by more.
+"""
 
 MARGIN = 0.02
 """Verdicts: less than this share is no difference."""
@@ -273,13 +275,11 @@ def tolerance(candidate: Candidate) -> float:
     if candidate.export.precision == "int8":
         return _ROUNDS
     backend = candidate.backend
-    own: Callable[[Mapping[str, Any]], float] | None
-    own = getattr(registry.module("backends", backend.kind), "tolerance", None)
-    return _DISAGREES if own is None else own(backend.options)
+    return BACKENDS.traits(backend.kind).tolerance(backend.options)
 
 
 def accuracy(
-    wait: Callable[[], Scored], data: Inputs, source: Source, limit: float = _DISAGREES
+    wait: Callable[[], Scored], data: Inputs, source: Source, limit: float = AGREES
 ) -> tuple[Value, Failure | None]:
     """Return the score of a deployed artifact, or the reason why it has none.
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import as_completed
 
 from hwbench.errors import StageError, UserError
-from hwbench.pipeline.context import Context, compile_key
-from hwbench.pipeline.jobs import Prepare, Prepared
+from hwbench.executor.jobs import Prepare, Prepared
+from hwbench.pipeline.context import Context
 from hwbench.records import (
     Candidate,
     CompiledModel,
@@ -16,7 +16,7 @@ from hwbench.records import (
     OnnxModel,
     TargetProfile,
 )
-from hwbench.store import Cache
+from hwbench.store import Cache, compile_key
 
 _FIXED = 2.0
 """What export and compile cost, in epochs of fine-tuning; only the progress bar believes it."""

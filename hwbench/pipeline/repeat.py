@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench import pareto, stats
+from hwbench.executor.jobs import Prepared
 from hwbench.pipeline.context import Context
-from hwbench.pipeline.jobs import Prepared
 from hwbench.pipeline.judge import split
 from hwbench.pipeline.prepare import made
 from hwbench.records import (

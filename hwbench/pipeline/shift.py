@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from hwbench.errors import StageError
+from hwbench.executor.jobs import Prepared, Shift
 from hwbench.pipeline.context import Context
-from hwbench.pipeline.jobs import Prepared, Shift
 from hwbench.records import OnnxModel, Result, Shifted, Source, Value, digest, missing, to_json
 
 METRIC = "top1_shift"

@@ -2,7 +2,7 @@
 
 The genuine aarch64 artifact runs once in the emulated board's file system (``make
 emulated-board``) under ``qemu-aarch64`` with the plugin blockcount. Time = instructions, misses of
-the first and of the last cache, each times what the fit to published latencies says (`fit`).
+the first and of the last cache, each times what `predict_fit` found in published latencies.
 Nothing is timed. The tool is optional: `lacking` says what it needs.
 """
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwbench import registry
 from hwbench.errors import HwbenchError
+from hwbench.registry import BACKENDS
 
 if TYPE_CHECKING:
-    from hwbench.protocols import Backend
+    pass
 
 
 def main(path: Path) -> None:
@@ -30,7 +30,7 @@ def main(path: Path) -> None:
 def _run(job: Mapping[str, Any]) -> tuple[bool, str]:
     import numpy as np
 
-    backend: Backend = registry.create("backends", job["backend"], job["options"])
+    backend = BACKENDS.create(job["backend"], job["options"])
     try:
         session = backend.load(Path(job["entry"]), 1)
         session.set_inputs([np.full(job["shape"], 0.01, job["dtype"])])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from hwbench.backends import REFERENCE
 from hwbench.errors import StageError
 from hwbench.predict import classes
 from hwbench.predict.cycles import Counts
@@ -168,7 +169,7 @@ def _share(backend: str, kind: str, pattern: str, sparsity: float) -> float:
     the class (a small network came out four times off for TVM), so they are not told apart here.
     """
     prices = _json("prices.json")["prices"]
-    own, other = prices.get(backend, {}).get(kind), prices["onnxruntime"].get(kind)
+    own, other = prices.get(backend, {}).get(kind), prices[REFERENCE.kind].get(kind)
     if own is None or other is None:
         return 1.0
     steps = {**own["dense"], **own.get(pattern, own.get("unstructured", {}))}

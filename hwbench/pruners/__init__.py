@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hwbench import registry
 from hwbench.errors import UserError
+from hwbench.registry import PRUNERS
 
 
 def for_pattern(pattern: str) -> str:
@@ -11,11 +11,11 @@ def for_pattern(pattern: str) -> str:
 
     Raises `UserError` when no registered pruner does.
     """
-    for name in registry.names("pruners"):
-        if registry.module("pruners", name).PLUGIN.accepts(pattern):
+    for name in PRUNERS.kinds():
+        if PRUNERS.traits(name).accepts(pattern):
             return name
+    known = [p for name in PRUNERS.kinds() for p in PRUNERS.traits(name).patterns]
     raise UserError(
         f"no pruner makes the pattern {pattern!r}",
-        expected="channel, filter, neuron, mlp, head, depth, unstructured, N:M such as 2:4, or "
-        "NxM such as 4x1",
+        expected=f"one of, or such as: {', '.join(known)}",
     )

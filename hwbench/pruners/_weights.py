@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwbench import files, pruners, registry
+from hwbench import files, pruners
 from hwbench.errors import StageError
 from hwbench.protocols import Pruner, Workload
 from hwbench.records import CompressionSpec
+from hwbench.registry import PRUNERS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,8 +23,7 @@ VERSION = 1
 
 def pruner_for(pattern: str, options: Mapping[str, Any] | None = None) -> Pruner:
     """Return the pruner that makes a pattern; raises `UserError` when there is none."""
-    made: Pruner = registry.create("pruners", pruners.for_pattern(pattern), options)
-    return made
+    return PRUNERS.create(pruners.for_pattern(pattern), options)
 
 
 def example_of(workload: Workload) -> Tensor:

@@ -15,14 +15,31 @@ from typing import TYPE_CHECKING
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners import _masks
 from hwbench.pruners._criteria import CRITERIA, FROM_DATA
+from hwbench.records import SCHEDULES
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwbench.records import CompressionSpec
 
-REQUIRES = {"torch": "torch"}
 _PATTERN = re.compile(r"([1-9]\d{0,2})x([1-9]\d{0,2})")
+
+
+def _accepts(pattern: str) -> bool:
+    return _PATTERN.fullmatch(pattern) is not None
+
+
+TRAITS = PrunerTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+    removes="weights",
+    patterns=("4x1", "1x4"),
+    accepts=_accepts,
+    criteria=(*CRITERIA, "l2", *FROM_DATA),
+    scopes=("global", "local", "erk", "vector"),
+    schedules=tuple(SCHEDULES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +50,8 @@ class Options:
 class BlockPruner:
     """Sets the blocks with the lowest mean score to zero."""
 
-    criteria: tuple[str, ...] = (*CRITERIA, "l2", *FROM_DATA)
-    scopes: tuple[str, ...] = ("global", "local", "erk", "vector")
-
     def __init__(self, options: Options) -> None:
         """Nothing to keep."""
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether the pattern is ``NxM`` with N and M from 1 to 999."""
-        return _PATTERN.fullmatch(pattern) is not None
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return the layers that take part under a per-layer share, with their weights."""
@@ -62,7 +71,7 @@ class BlockPruner:
         part; for the scope ``local`` neither do stem and classifier.
         Raises `StageError` when there is nothing to prune.
         """
-        _masks.check_offer(spec, self.criteria, self.scopes, sparsity)
+        _masks.check_offer(spec, TRAITS.criteria, TRAITS.scopes, sparsity)
         rows, columns = (int(size) for size in spec.pattern.split("x"))
         return _masks.prune_blocks(model, example, spec, sparsity, evidence, rows, columns)
 

@@ -23,14 +23,39 @@ from typing import TYPE_CHECKING
 from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners._masks import check_offer
-from hwbench.records import CHANNELS
+from hwbench.records import CHANNELS, SCHEDULES
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwbench.records import CompressionSpec
 
-REQUIRES = {"torch": "torch", "torch_pruning": "torch-pruning"}
+
+def _accepts(pattern: str) -> bool:
+    return pattern in CHANNELS
+
+
+TRAITS = PrunerTraits(
+    requires={"torch": "torch", "torch_pruning": "torch-pruning"},
+    host_distributions=("torch", "torch-pruning"),
+    removes="channels",
+    patterns=CHANNELS,
+    accepts=_accepts,
+    criteria=(
+        "l2",
+        "l1",
+        "lamp",
+        "bn_scale",
+        "fpgm",
+        "taylor",
+        "hessian",
+        "movement",
+        "random",
+    ),
+    scopes=("local", "global", "vector"),
+    schedules=tuple(SCHEDULES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +69,9 @@ class Options:
 class ChannelPruner:
     """Removes the channels whose groups have the lowest norm."""
 
-    criteria: tuple[str, ...] = (
-        "l2",
-        "l1",
-        "lamp",
-        "bn_scale",
-        "fpgm",
-        "taylor",
-        "hessian",
-        "movement",
-        "random",
-    )
-    scopes: tuple[str, ...] = ("local", "global", "vector")
-
     def __init__(self, options: Options) -> None:
         """Keep the bounds."""
         self.options = options
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether the pattern is one of those that remove channels."""
-        return pattern in CHANNELS
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return the first layer of every group of channels that can leave, and its width."""
@@ -92,7 +99,7 @@ class ChannelPruner:
         """
         from hwbench.pruners import _channels
 
-        check_offer(spec, self.criteria, self.scopes, sparsity)
+        check_offer(spec, TRAITS.criteria, TRAITS.scopes, sparsity)
         own = copy.deepcopy(model)
         graph = _channels.Graph(own, example, spec.pattern)
         bounds = (self.options.min_width, self.options.max_ratio)

@@ -15,13 +15,29 @@ from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners._criteria import POOLED
 from hwbench.pruners._masks import check_offer
+from hwbench.records import SCHEDULES
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwbench.records import CompressionSpec
 
-REQUIRES = {"torch": "torch"}
+
+def _accepts(pattern: str) -> bool:
+    return pattern == "depth"
+
+
+TRAITS = PrunerTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+    removes="blocks",
+    patterns=("depth",),
+    accepts=_accepts,
+    criteria=("l2", "l1", *POOLED, "random"),
+    scopes=("global",),
+    schedules=tuple(SCHEDULES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +48,8 @@ class Options:
 class DepthPruner:
     """Replaces the residual blocks with the lowest mean score by nothing."""
 
-    criteria: tuple[str, ...] = ("l2", "l1", *POOLED, "random")
-    scopes: tuple[str, ...] = ("global",)
-
     def __init__(self, options: Options) -> None:
         """Nothing to keep."""
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether the pattern is ``depth``."""
-        return pattern == "depth"
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return nothing: a block stays or goes."""
@@ -63,7 +71,7 @@ class DepthPruner:
         """
         from hwbench.pruners import _blocks, _modules
 
-        check_offer(spec, self.criteria, self.scopes, sparsity)
+        check_offer(spec, TRAITS.criteria, TRAITS.scopes, sparsity)
         own = copy.deepcopy(model)
         gone = _blocks.removed(own)
         found = _blocks.find(own, example)

@@ -17,13 +17,29 @@ from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners._criteria import POOLED
 from hwbench.pruners._masks import check_offer, check_ratios
+from hwbench.records import SCHEDULES
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwbench.records import CompressionSpec
 
-REQUIRES = {"torch": "torch"}
+
+def _accepts(pattern: str) -> bool:
+    return pattern == "head"
+
+
+TRAITS = PrunerTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+    removes="heads",
+    patterns=("head",),
+    accepts=_accepts,
+    criteria=("l2", "l1", *POOLED, "random"),
+    scopes=("local", "global", "vector"),
+    schedules=tuple(SCHEDULES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +52,9 @@ class Options:
 class HeadPruner:
     """Removes the heads whose projections have the lowest mean score."""
 
-    criteria: tuple[str, ...] = ("l2", "l1", *POOLED, "random")
-    scopes: tuple[str, ...] = ("local", "global", "vector")
-
     def __init__(self, options: Options) -> None:
         """Keep the bound."""
         self.options = options
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether the pattern is ``head``."""
-        return pattern == "head"
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return the attention layers and how many heads they have."""
@@ -69,7 +77,7 @@ class HeadPruner:
         """
         from hwbench.pruners import _heads
 
-        check_offer(spec, self.criteria, self.scopes, sparsity)
+        check_offer(spec, TRAITS.criteria, TRAITS.scopes, sparsity)
         own = copy.deepcopy(model)
         found = _heads.find(own)
         check_ratios(spec.ratios, [layer.name for layer in found])

@@ -16,14 +16,38 @@ from hwbench.errors import StageError
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners import _masks
 from hwbench.pruners._criteria import CRITERIA, FROM_DATA
+from hwbench.records import SCHEDULES
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwbench.records import CompressionSpec
 
-REQUIRES = {"torch": "torch"}
 _PATTERN = re.compile(r"([1-9]\d{0,2}):([1-9]\d{0,2})")
+
+
+def _accepts(pattern: str) -> bool:
+    match = _PATTERN.fullmatch(pattern)
+    return match is not None and int(match[1]) < int(match[2])
+
+
+def _fixed_sparsity(pattern: str) -> float:
+    kept, of = (int(part) for part in pattern.split(":"))
+    return 1 - kept / of
+
+
+TRAITS = PrunerTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+    removes="weights",
+    patterns=("2:4", "1:4"),
+    accepts=_accepts,
+    criteria=(*CRITERIA, *FROM_DATA),
+    scopes=("local",),
+    schedules=tuple(SCHEDULES),
+    fixed_sparsity=_fixed_sparsity,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +58,8 @@ class Options:
 class NMPruner:
     """Keeps the N highest-scored weights of every group of M."""
 
-    criteria: tuple[str, ...] = (*CRITERIA, *FROM_DATA)
-    scopes: tuple[str, ...] = ("local",)
-
     def __init__(self, options: Options) -> None:
         """Nothing to keep."""
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether the pattern is ``N:M`` with 1 ≤ N < M ≤ 999."""
-        match = _PATTERN.fullmatch(pattern)
-        return match is not None and int(match[1]) < int(match[2])
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return the layers that take part: none, N:M fixes every share, with their weights."""
@@ -65,7 +80,7 @@ class NMPruner:
         classifier, depthwise weights and layers whose input channels M does not divide take no
         part. Raises `StageError` when no layer is left, or when more is asked than N:M gives.
         """
-        _masks.check_offer(spec, self.criteria, self.scopes, sparsity)
+        _masks.check_offer(spec, TRAITS.criteria, TRAITS.scopes, sparsity)
         kept, of = (int(part) for part in spec.pattern.split(":"))
         if sparsity > 1 - kept / of + 1e-6:
             raise StageError(

@@ -8,13 +8,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwbench.protocols import Pruned, Pruner
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwbench.records import CompressionSpec
 
-REQUIRES = {"torch": "torch"}
+
+def _accepts(pattern: str) -> bool:
+    return pattern == "dense"
+
+
+TRAITS = PrunerTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+    removes="nothing",
+    patterns=("dense",),
+    accepts=_accepts,
+    criteria=("magnitude",),
+    scopes=("global",),
+    schedules=(),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +40,8 @@ class Options:
 class NullPruner:
     """Copies the model."""
 
-    criteria: tuple[str, ...] = ("magnitude",)
-    scopes: tuple[str, ...] = ("global",)
-
     def __init__(self, options: Options) -> None:
         """Nothing to keep."""
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether the pattern is ``dense``."""
-        return pattern == "dense"
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return nothing: nothing is removed."""

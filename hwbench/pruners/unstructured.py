@@ -9,13 +9,29 @@ from typing import TYPE_CHECKING
 from hwbench.protocols import Pruned, Pruner
 from hwbench.pruners import _masks
 from hwbench.pruners._criteria import CRITERIA, FROM_DATA
+from hwbench.records import SCHEDULES
+from hwbench.traits import PrunerTraits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwbench.records import CompressionSpec
 
-REQUIRES = {"torch": "torch"}
+
+def _accepts(pattern: str) -> bool:
+    return pattern == "unstructured"
+
+
+TRAITS = PrunerTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+    removes="weights",
+    patterns=("unstructured",),
+    accepts=_accepts,
+    criteria=(*CRITERIA, *FROM_DATA),
+    scopes=("global", "local", "erk", "vector"),
+    schedules=tuple(SCHEDULES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +42,8 @@ class Options:
 class UnstructuredPruner:
     """Sets the lowest-scored weights to zero, over the whole model or layer by layer."""
 
-    criteria: tuple[str, ...] = (*CRITERIA, *FROM_DATA)
-    scopes: tuple[str, ...] = ("global", "local", "erk", "vector")
-
     def __init__(self, options: Options) -> None:
         """Nothing to keep."""
-
-    @staticmethod
-    def accepts(pattern: str) -> bool:
-        """Return whether the pattern is ``unstructured``."""
-        return pattern == "unstructured"
 
     def layers(self, model: nn.Module, example: Tensor, spec: CompressionSpec) -> Mapping[str, int]:
         """Return the layers that take part under a per-layer share, with their weights."""
@@ -54,7 +62,7 @@ class UnstructuredPruner:
         Depthwise weights take no part; for the scope ``local`` neither do stem and classifier.
         Raises `StageError` when there is nothing to prune.
         """
-        _masks.check_offer(spec, self.criteria, self.scopes, sparsity)
+        _masks.check_offer(spec, TRAITS.criteria, TRAITS.scopes, sparsity)
         return _masks.prune_blocks(model, example, spec, sparsity, evidence, 1, 1)
 
     def restore(

@@ -41,6 +41,15 @@ from hwbench.records.measured import (
     Sitting,
     Visit,
 )
+from hwbench.records.methods import (
+    CRITERIA,
+    SCHEDULES,
+    CriterionTraits,
+    Schedule,
+    ScheduleTraits,
+    criterion,
+    usual_steps,
+)
 from hwbench.records.metrics import METRICS, Metric, Source, Value, missing
 from hwbench.records.nights import (
     ALARMS,
@@ -71,18 +80,19 @@ from hwbench.records.specs import (
     Healing,
     PluginSpec,
     Precision,
-    Schedule,
     Ticket,
+    TrainDevice,
     TrainSpec,
     WorkloadSpec,
-    usual_steps,
 )
 
 __all__ = [
     "ALARMS",
     "CHANNELS",
+    "CRITERIA",
     "LAST",
     "METRICS",
+    "SCHEDULES",
     "TEACHER",
     "TEMPERATURE",
     "Answers",
@@ -94,6 +104,7 @@ __all__ = [
     "CompressedModel",
     "CompressionSpec",
     "Conditions",
+    "CriterionTraits",
     "Decision",
     "Distance",
     "EnergyReading",
@@ -130,6 +141,7 @@ __all__ = [
     "Repeated",
     "Result",
     "Schedule",
+    "ScheduleTraits",
     "SearchSpec",
     "Sensitivity",
     "ShadowRate",
@@ -143,6 +155,7 @@ __all__ = [
     "Study",
     "TargetProfile",
     "Ticket",
+    "TrainDevice",
     "TrainSpec",
     "Trend",
     "TrendPoint",
@@ -150,6 +163,7 @@ __all__ = [
     "Value",
     "Visit",
     "WorkloadSpec",
+    "criterion",
     "digest",
     "file_digest",
     "from_json",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hwbench.records.methods import Schedule
 from hwbench.records.shifted import ShiftSpec
 from hwbench.records.specs import (
     LAST,
@@ -14,7 +15,6 @@ from hwbench.records.specs import (
     Healing,
     PluginSpec,
     Precision,
-    Schedule,
     Ticket,
     TrainSpec,
     WorkloadSpec,

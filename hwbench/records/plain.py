@@ -16,19 +16,39 @@ from hwbench.errors import UserError
 
 R = TypeVar("R")
 
+UNSAID = "unsaid"
+"""Mark, in a field's metadata, of one that is left out of JSON and hashes at its default.
+
+A field that came later is marked: without it, what was written and hashed before stays true.
+"""
+
 
 def to_json(value: Any) -> Any:
     """Return `value` as plain JSON data: dicts, lists, strings, numbers, booleans, None."""
+    return _plain(value, decides=False)
+
+
+def _plain(value: Any, *, decides: bool) -> Any:
+    """Return plain data; where it `decides`, without fields that two equal records may differ in.
+
+    Such a field (``compare=False``) is left out as well while it says nothing (None).
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: _plain(content, decides=decides)
+            for f in dataclasses.fields(value)
+            if (content := getattr(value, f.name)) is not None or f.compare
+            if f.compare or not decides
+            if not (f.metadata.get(UNSAID) and content == f.default)
+        }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
+        return {str(k): _plain(v, decides=decides) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [to_json(v) for v in value]
+        return [_plain(v, decides=decides) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__name__} does not go into a record")
@@ -75,7 +95,8 @@ def _revive(kind: Any, data: Any) -> Any:  # noqa: PLR0911  (one return a kind r
 
 def digest(value: Any) -> str:
     """Return a 16-digit content hash of a record or of plain data (SHA-256, canonical JSON)."""
-    text = json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    data = _plain(value, decides=True)
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from hwbench.records.plain import digest
-
-_TELLING = {"provider": "cpu", "precision": "fp32", "mode": "eager", "l2": "warm"}
-"""Options by which one backend is several candidates, with what needs no saying."""
+from hwbench.records.methods import SCHEDULES, Schedule, criterion, usual_steps
+from hwbench.records.plain import UNSAID, digest
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
-    """A plug-in by name with its options, as a recipe or a target names it."""
+    """A plug-in by name with its options, as a recipe or a target names it.
+
+    ``naming`` are the words for options by which one plug-in is several candidates; None: nobody
+    has asked the plug-in for them. A name decides nothing: it is in no key.
+    """
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    naming: tuple[str, ...] | None = field(default=None, compare=False)
 
     @property
     def label(self) -> str:
         """A short name for people: ``torch bf16 graph``."""
-        told = (str(self.options[k]) for k, d in _TELLING.items() if self.options.get(k, d) != d)
-        return " ".join((self.kind, *told))
+        return " ".join((self.kind, *(self.naming or ())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,16 @@ class WorkloadSpec:
     digest: str = ""
 
 
+TrainDevice = Literal["cpu", "cuda"]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
     """How a model is trained or fine-tuned: SGD with Nesterov momentum, one-cycle rate.
 
     ``epochs == 0`` means no training (the workload's model comes trained, or no recovery).
+    ``device`` is where: ``cpu`` or ``cuda``; for the latter ``gpu`` names the GPU and the
+    libraries that decide the bits of the weights (`hwbench.cuda`), filled in when a run begins.
     """
 
     epochs: int = 10
@@ -47,9 +54,10 @@ class TrainSpec:
     batch: int = 64
     weight_decay: float = 5e-4
     warmup: float = 0.15
+    device: TrainDevice = field(default="cpu", metadata={UNSAID: True})
+    gpu: str = field(default="", metadata={UNSAID: True})
 
 
-Schedule = Literal["oneshot", "linear", "cubic", "iterative", "lr_rewinding", "lottery", "scratch"]
 Healing = Literal["finetune", "bn", "distill"]
 Ticket = Literal["winning", "random"]
 Precision = Literal["fp32", "int8"]
@@ -62,11 +70,6 @@ LAST = 2 / 3
 
 TEACHER, TEMPERATURE = 0.5, 4.0
 """Distillation unless told otherwise: the dense model's share of the loss, and how soft it is."""
-
-
-def usual_steps(schedule: Schedule) -> int:
-    """Return a schedule's pruning steps unless told otherwise: few where each is a training."""
-    return {"oneshot": 1, "scratch": 1, "lottery": 3, "lr_rewinding": 3}.get(schedule, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,8 @@ class CompressionSpec:
     @property
     def alone(self) -> CompressionSpec:
         """What decides how much each layer can lose by itself, whatever is then made of it."""
-        # Movement watches a training at the recovery's rate.
-        recovery = self.recovery if self.criterion == "movement" else None
+        watches = criterion(self.criterion).learns_from == "training"
+        recovery = self.recovery if watches else None
         return replace(
             self.dense,
             pattern=self.pattern,
@@ -149,6 +152,13 @@ class CompressionSpec:
             options=self.options,
             recovery=recovery,
         )
+
+    @property
+    def training(self) -> TrainSpec:
+        """The training on whose device the weights are made, criteria and scores included."""
+        if self.schedule in ("lottery", "lr_rewinding", "scratch"):
+            return self.train
+        return self.recovery or self.train
 
     @property
     def epochs(self) -> int:
@@ -171,8 +181,8 @@ class CompressionSpec:
     @property
     def is_control(self) -> bool:
         """Whether it is there to be beaten: pruned at random, or trained from fresh weights."""
-        chance = self.criterion == "random" or self.ticket == "random"
-        return not self.is_dense and (chance or self.schedule == "scratch")
+        chance = criterion(self.criterion).control or self.ticket == "random"
+        return not self.is_dense and (chance or SCHEDULES[self.schedule].control)
 
     @property
     def method(self) -> str:

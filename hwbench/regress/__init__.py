@@ -1,7 +1,7 @@
 """The room that holds tonight against before: pure functions on numbers and intervals.
 
 `judge` says what one session shows, `conclude` what two sessions of a night do, `creep` what
-many nights do. `simulate` is a world of nights whose truth is known.
+many nights do.
 """
 
 from hwbench.regress.creep import Shift, change_points, creep, crept, noise, pooled

@@ -60,6 +60,7 @@ def page(study: Study) -> str:
         gaps=_gaps(study),
         layers=_layers(study),
         remarks=[(r.candidate.label, r.notes) for r in look.ordered(study) if r.notes],
+        trained=prose.trained(study),
         rings=_rings(study),
         seconds=[(name, units.duration(took)) for name, took in study.seconds.items()],
     )

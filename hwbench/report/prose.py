@@ -42,6 +42,15 @@ def goal_words(goal: Goal) -> str:
     return f"{metric.title}: {word} {units.text(goal.limit, metric.unit)}"
 
 
+def trained(study: Study) -> str:
+    """Return where the models were trained and recovered, where a GPU did it; else nothing."""
+    trainings = {"trained": study.recipe.train, "recovered": study.recipe.recovery}
+    if not any(train.gpu for train in trainings.values()):
+        return ""
+    places = (f"{what} on {train.gpu or 'the CPU'}" for what, train in trainings.items())
+    return f"Models were {', '.join(places)}, by torch {study.versions.get('torch', 'unknown')}."
+
+
 def figures(study: Study) -> list[tuple[str, str, str, str, str]]:
     """Return what the chosen model does beside the dense one, for the objectives and the size.
 
@@ -91,6 +100,8 @@ def decision_markdown(study: Study) -> str:
     if scores:
         parts.append("On the test split, read once, after the choice:\n\n" + "\n".join(scores))
     parts += [_plain(sentence) for sentence in study.decision.proxies]
+    if trained(study):
+        parts.append(_plain(trained(study)))
     goals = [f"- {goal_words(goal)}" for goal in recipe.goals] or ["- none"]
     parts.append("## Goals\n\n" + "\n".join(goals))
     parts.append("## Candidates\n\n" + (_table(table.rows(study)) or "None."))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from hwbench.protocols import Sampler
 from hwbench.records import Point
+from hwbench.traits import SamplerTraits
 
-REQUIRES: dict[str, str] = {}
+TRAITS = SamplerTraits(requires={}, chooses=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hwbench.protocols import Sampler
 from hwbench.records import Point
+from hwbench.traits import SamplerTraits
 
 if TYPE_CHECKING:
     import optuna
 
-REQUIRES = {"optuna": "optuna"}
+TRAITS = SamplerTraits(requires={"optuna": "optuna"}, chooses=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from random import Random
 
 from hwbench.protocols import Sampler
 from hwbench.records import Point
+from hwbench.traits import SamplerTraits
 
-REQUIRES: dict[str, str] = {}
+TRAITS = SamplerTraits(requires={}, chooses=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hwbench.backends import precisions
+from hwbench import pruners
+from hwbench.backends import named
 from hwbench.errors import UserError
 from hwbench.records import (
-    CHANNELS,
     Candidate,
     CompressionSpec,
     ExportSpec,
@@ -15,6 +15,7 @@ from hwbench.records import (
     Recipe,
     TargetProfile,
 )
+from hwbench.registry import BACKENDS, PRUNERS
 
 
 def plan(recipe: Recipe, target: TargetProfile) -> tuple[Candidate, ...]:
@@ -32,7 +33,7 @@ def plan(recipe: Recipe, target: TargetProfile) -> tuple[Candidate, ...]:
         for spec in sorted(specs, key=lambda s: not s.is_dense)
         for precision in _precisions(recipe, spec)
         for backend in backends
-        if precision in precisions(backend.kind)
+        if precision in BACKENDS.traits(backend.kind).precisions
     ]
     unique = {candidate.key: candidate for candidate in candidates}
     if all(c.compression.is_dense for c in unique.values()):
@@ -51,7 +52,10 @@ def shared_backends(recipe: Recipe, target: TargetProfile) -> tuple[PluginSpec, 
     """
     offered = {spec.kind: spec for spec in target.backends}
     shared = tuple(
-        PluginSpec(spec.kind, {**offered[spec.kind].options, **spec.options})
+        named(
+            PluginSpec(spec.kind, {**offered[spec.kind].options, **spec.options}),
+            offered[spec.kind].options,
+        )
         for spec in recipe.backends
         if spec.kind in offered
     )
@@ -89,7 +93,8 @@ def _compression(
     recipe: Recipe, target: TargetProfile, method: Method, sparsity: float, seed: int
 ) -> CompressionSpec:
     # Weights do not depend on the target unless whole channels go: then they are shared.
-    multiple = target.channel_multiple if method.pattern in CHANNELS else 1
+    pruner = PRUNERS.traits(pruners.for_pattern(method.pattern))
+    multiple = target.channel_multiple if pruner.removes == "channels" else 1
     return CompressionSpec(
         workload=recipe.workload,
         train=recipe.train,

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
-import importlib.util
 import json
 import math
 import os
@@ -17,17 +15,20 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hwbench.conditions import nvml
 from hwbench.errors import StageError
 from hwbench.protocols import Accelerated, Backend, EnergyMeter, Session, Settling
 from hwbench.records import EnergyReading, Failure, from_json, to_json
+from hwbench.registry import BACKENDS, METERS, Plugin
 from hwbench.worker import stopwatch
 from hwbench.worker.messages import Job, Settings
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _ALIVE_EVERY = 1.0
@@ -79,7 +80,7 @@ class Runner:
         """Import the backend; return its versions and whether denormals are flushed."""
         if self._settings.affinity:
             os.sched_setaffinity(0, self._settings.affinity)
-        self._backend = _plugin(self._job.plugin, self._job.options)
+        self._backend = _made(BACKENDS.at(self._job.plugin), self._job.options)
         versions = dict(self._backend.versions())
         flushed = self._settings.flush_denormals and stopwatch.flush_denormals()
         return {"versions": versions, "denormals": "flushed" if flushed else "kept"}
@@ -196,23 +197,22 @@ class Runner:
         return _padded(inputs[: self._job.batch], self._job.batch)
 
 
-def _plugin(module: str, options: Mapping[str, Any]) -> Any:
-    found = importlib.import_module(module)
-    lacks = [pip for name, pip in found.REQUIRES.items() if importlib.util.find_spec(name) is None]
+def _made(plugin: Plugin[T, Any], options: Mapping[str, Any]) -> T:
+    lacks = plugin.lacking()
     if lacks:
         raise StageError(
             "measure",
             f"the device lacks {', '.join(lacks)}",
             mend=f"on the device: pip install {' '.join(lacks)}",
         )
-    return found.PLUGIN(found.Options(**options))
+    return plugin.create(options)
 
 
 def _settled(named: Mapping[str, Any], why: list[str]) -> tuple[str, EnergyMeter | None]:
     """Return a meter that has seen the idle device, or None and a reason more."""
     kind = named["kind"].rpartition(".")[2]
     try:
-        meter: EnergyMeter = _plugin(named["kind"], named["options"])
+        meter = _made(METERS.at(named["kind"]), named["options"])
         if isinstance(meter, Settling):
             meter.settle()
     except StageError as error:

@@ -146,7 +146,8 @@ class Launcher:
         """Do one command and answer it."""
         match command:
             case Feel():
-                feel = {"conditions": to_json(conditions.read(gpu=command.gpu))}
+                read = conditions.read(gpu=command.gpu, wheels=command.wheels)
+                feel = {"conditions": to_json(read)}
                 self._say({**feel, "emulated": conditions.emulated()})
             case Look():
                 self._each(command.jobs, command.settings, "versions", None)

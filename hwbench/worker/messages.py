@@ -58,9 +58,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Feel:
-    """Read the conditions. Answer: ``conditions`` and ``emulated`` (why, or empty)."""
+    """Read the conditions. Answer: ``conditions`` and ``emulated`` (why, or empty).
+
+    ``wheels`` are the distributions whose versions belong to the fingerprint.
+    """
 
     gpu: str = ""
+    wheels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

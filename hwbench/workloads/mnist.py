@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Literal
 
 from hwbench.errors import UserError
 from hwbench.protocols import Split, Workload
+from hwbench.traits import WorkloadTraits
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-REQUIRES = {"torch": "torch"}
+TRAITS = WorkloadTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch", "numpy"),
+)
 VARIABLE = "HWBENCH_MNIST"
 _MEAN, _DEVIATION = 0.1307, 0.3081
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hwbench.errors import UserError
 from hwbench.protocols import Split, Workload
+from hwbench.traits import WorkloadTraits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Integers = NDArray[np.int64]
 
-REQUIRES = {"torch": "torch", "sklearn": "scikit-learn", "PIL": "pillow"}
+TRAITS = WorkloadTraits(
+    requires={"torch": "torch", "sklearn": "scikit-learn", "PIL": "pillow"},
+    host_distributions=("torch", "scikit-learn", "pillow", "numpy"),
+)
 
 SIZE = 32
 CLASSES = 10

@@ -29,12 +29,16 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import HwbenchError, StageError, UserError
 from hwbench.protocols import Split, Workload
+from hwbench.traits import WorkloadTraits
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-REQUIRES = {"torch": "torch"}
+TRAITS = WorkloadTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch", "numpy"),
+)
 METHODS = ("model", "data", "train_step", "score")
 _METRICS = ("top1", "score")
 

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 
 from hwbench.errors import UserError
 from hwbench.protocols import Split, Workload
+from hwbench.traits import WorkloadTraits
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-REQUIRES = {"torch": "torch"}
+TRAITS = WorkloadTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+)
 _STREAMS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
 
 

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Literal
 
 from hwbench.errors import UserError
 from hwbench.protocols import Split, Workload
+from hwbench.traits import WorkloadTraits
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-REQUIRES = {"torch": "torch"}
+TRAITS = WorkloadTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+    unscored="random weights, which nobody trained: a study of cost alone",
+)
 _STREAMS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
 
 
@@ -41,7 +46,6 @@ class Untrained:
     """A network as it was initialised, and noise for it to look at."""
 
     metric = "top1"
-    unscored = "random weights, which nobody trained: a study of cost alone"
 
     def __init__(self, options: Options) -> None:
         """Check the sizes."""

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import measure, registry
+from hwbench import measure
 from hwbench.errors import StageError
 from hwbench.protocols import Backend
 from hwbench.records import CompiledModel, OnnxModel
+from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Command, Job, Memory, Outputs, Settings, encode
 from tests import artifacts
 
-NAMES = registry.names("backends")
+NAMES = BACKENDS.kinds()
 COMPUTING = [name for name in NAMES if name != "null"]  # the double only echoes
 
 
 def _make(kind: str) -> Backend:
-    backend: Backend = registry.create("backends", kind)
-    return backend
+    return BACKENDS.create(kind)
 
 
 def _compiled(kind: str, model: OnnxModel, folder: Path, batch: int = 1) -> CompiledModel:
@@ -95,7 +95,7 @@ def test_loads_in_a_fresh_process_from_the_zip(kind: str, tmp_path: Path) -> Non
     empty.mkdir()
     nothing = _make(kind).compile_empty(artifacts.TARGET, empty)
     x = artifacts.inputs(tmp_path / "x.npy", samples=5)  # the last batch is padded
-    module = registry.module("backends", kind).__name__
+    module = BACKENDS.plugin(kind).module
     whole = Job("whole", module, {}, str(made.folder / made.entry), 1, 2)
     commands: list[Command] = [
         Outputs((whole,), Settings(str(x))),

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hwbench import registry
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
 from hwbench.protocols import Connection
+from hwbench.registry import CONNECTIONS
 from tests import emulated
 from tests.loopback import Loopback, serving
 
@@ -40,7 +40,7 @@ def board() -> Iterator[Board]:
         yield board
 
 
-@pytest.fixture(params=registry.names("connections"))
+@pytest.fixture(params=CONNECTIONS.kinds())
 def options(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Return a connection's name, and what it must know to reach something in a test."""
     if request.param == "ssh":
@@ -52,7 +52,7 @@ def options(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 def connection(options: tuple[str, dict[str, Any]]) -> Iterator[Connection]:
-    made: Connection = registry.create("connections", *options)
+    made = CONNECTIONS.create(*options)
     yield made
     made.close()
 
@@ -109,7 +109,7 @@ def test_a_python_that_is_not_there(options: tuple[str, dict[str, Any]], tmp_pat
 
     def begin() -> None:
         broken = {**given, "python": "/no/python"}
-        connection: Connection = registry.create("connections", name, broken)
+        connection = CONNECTIONS.create(name, broken)
         with contextlib.closing(connection), (tmp_path / "log").open("wb") as log:
             connection.start(["-c", ""], log)
 

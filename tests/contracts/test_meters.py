@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from hwbench import registry
 from hwbench.conditions.nvml import NvmlError
 from hwbench.errors import StageError
 from hwbench.protocols import EnergyMeter
 from hwbench.records import EnergyReading
+from hwbench.registry import METERS
 
 TRACES = Path(__file__).parents[1] / "data" / "meters"
-NAMES = registry.names("meters")
+NAMES = METERS.kinds()
 
 
 class RecordedNvml:
@@ -62,9 +62,10 @@ class Play:
         extras: dict[str, Any] = {k: self._clock(k) for k in self.shown}
         if "library" in self.trace["before"]:
             extras["library"] = self.library
-        module = registry.module("meters", name)
+        plugin = METERS.plugin(name)
         filled = {k: self._fill(v) for k, v in options.items()}
-        self.meter: EnergyMeter = module.PLUGIN(module.Options(**filled), **extras)
+        make: Any = plugin.make
+        self.meter: EnergyMeter = make(plugin.options(**filled), **extras)
 
     def to(self, moment: str) -> None:
         for key, value in self.trace[moment].items():
@@ -102,13 +103,11 @@ def broken() -> list[Any]:
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryMeter:
     def test_is_a_plugin(self, name: str) -> None:
-        module = registry.module("meters", name)
-        assert all(isinstance(k, str) and isinstance(v, str) for k, v in module.REQUIRES.items())
-        assert dataclasses.is_dataclass(module.Options)
-        options: Any = module.Options
+        plugin = METERS.plugin(name)
+        assert dataclasses.is_dataclass(plugin.options)
+        options: Any = plugin.options
         assert options.__dataclass_params__.frozen
-        assert module.Options.__doc__
-        assert module.PLUGIN.tier in ("meter", "counter", "model", "proxy")
+        assert options.__doc__
 
     def test_counts_what_the_trace_holds(self, name: str, tmp_path: Path) -> None:
         play = Play(name, tmp_path)
@@ -118,7 +117,7 @@ class TestEveryMeter:
         assert reading.seconds == pytest.approx(seconds)
         assert (reading.inferences, reading.meter) == (40, name)
         assert reading.idle_watts == play.trace["idle_watts"]
-        assert reading.tier == play.meter.tier == play.trace.get("tier", play.meter.tier)
+        assert reading.tier == play.trace.get("tier", METERS.traits(name).tier)
         assert reading.note
         assert play.library.opened == 0
 
@@ -157,9 +156,9 @@ def test_refuses_with_a_reason_and_never_reads_zero(
 def test_they_import_anywhere() -> None:
     code = """
 import sys
-from hwbench import registry
-for name in registry.names("meters"):
-    registry.module("meters", name)
+from hwbench.registry import METERS
+for name in METERS.kinds():
+    METERS.plugin(name)
 print([m for m in ("numpy", "torch", "onnx", "tvm", "pynvml") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

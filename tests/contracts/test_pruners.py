@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from hwbench import pruners, registry
+from hwbench import pruners
 from hwbench.errors import StageError, UserError
-from hwbench.kernels.zoo import ViTTiny
 from hwbench.protocols import Pruner
 from hwbench.pruners import _blocks, _heads
 from hwbench.records import CompressionSpec, to_json
+from hwbench.registry import PRUNERS
+from hwbench.traits import PrunerTraits
 from hwbench.workloads._resnet8 import ResNet8
+from hwbench.workloads.zoo.imagenet import ViTTiny
 from tests import nets
 
 PATTERNS = (
@@ -35,8 +37,8 @@ PATTERNS = (
 
 def _cases() -> list[tuple[str, str, str, str]]:
     cases = []
-    for name in registry.names("pruners"):
-        kind = registry.module("pruners", name).PLUGIN
+    for name in PRUNERS.kinds():
+        kind = PRUNERS.traits(name)
         cases += [
             (name, pattern, criterion, scope)
             for pattern in PATTERNS
@@ -54,12 +56,17 @@ def _cases() -> list[tuple[str, str, str, str]]:
 CASES = _cases()
 
 
+def _pruner(pattern: str) -> tuple[Pruner, PrunerTraits]:
+    kind = pruners.for_pattern(pattern)
+    return PRUNERS.create(kind), PRUNERS.traits(kind)
+
+
 def _spec(pattern: str, criterion: str, scope: str, wanted: float, **more: Any) -> CompressionSpec:
     """Return a spec; the scope vector gives every layer the same share."""
     spec = nets.spec(pattern, criterion, scope, wanted, **more)
     if scope != "vector":
         return spec
-    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    pruner, _ = _pruner(pattern)
     layers = pruner.layers(_model(pattern), nets.images(1, 16), spec)
     assert sum(layers.values()) > 0
     return dataclasses.replace(spec, ratios=dict.fromkeys(layers, wanted))
@@ -91,13 +98,13 @@ def _resnet() -> nn.Module:
 
 
 def test_every_pruner_has_a_pattern_tested_here() -> None:
-    assert {name for name, *_ in CASES} == set(registry.names("pruners"))
+    assert {name for name, *_ in CASES} == set(PRUNERS.kinds())
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_exactly_one_pruner_makes_a_pattern(pattern: str) -> None:
-    names = registry.names("pruners")
-    accepting = [n for n in names if registry.module("pruners", n).PLUGIN.accepts(pattern)]
+    names = PRUNERS.kinds()
+    accepting = [n for n in names if PRUNERS.traits(n).accepts(pattern)]
     assert accepting == [pruners.for_pattern(pattern)]
 
 
@@ -109,7 +116,7 @@ def test_nonsense_is_no_pattern(pattern: str) -> None:
 
 @pytest.mark.parametrize(("name", "pattern", "criterion", "scope"), CASES)
 def test_the_contract(name: str, pattern: str, criterion: str, scope: str) -> None:
-    pruner: Pruner = registry.create("pruners", name)
+    pruner = PRUNERS.create(name)
     model, example = _model(pattern), nets.images(1, 16)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
@@ -170,7 +177,7 @@ def _reaches(
 )
 def test_steps_nest(pattern: str, scope: str) -> None:
     """What one step of a schedule removed, the next does not bring back."""
-    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    pruner, _ = _pruner(pattern)
     model, example = _model(), nets.images(1, 16)
     spec = nets.spec(pattern, "random", scope, 0.6)
     straight = pruner.prune(model, example, spec, 0.6)
@@ -186,21 +193,21 @@ def test_steps_nest(pattern: str, scope: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["unstructured", "channel", "2:4", "4x1"])
 def test_unknown_words_get_a_suggestion(pattern: str) -> None:
-    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
+    pruner, traits = _pruner(pattern)
     with pytest.raises(UserError, match="criterion 'magnitud'"):
         pruner.prune(
-            _model(), nets.images(1), nets.spec(pattern, "magnitud", pruner.scopes[0]), 0.5
+            _model(), nets.images(1), nets.spec(pattern, "magnitud", traits.scopes[0]), 0.5
         )
     with pytest.raises(UserError, match="scope 'everywhere'"):
         pruner.prune(
-            _model(), nets.images(1), nets.spec(pattern, pruner.criteria[0], "everywhere"), 0.5
+            _model(), nets.images(1), nets.spec(pattern, traits.criteria[0], "everywhere"), 0.5
         )
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "channel", "2:4", "4x1"])
 def test_a_model_with_nothing_to_prune_fails_clearly(pattern: str) -> None:
-    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
-    spec = nets.spec(pattern, pruner.criteria[0], pruner.scopes[0])
+    pruner, traits = _pruner(pattern)
+    spec = nets.spec(pattern, traits.criteria[0], traits.scopes[0])
     bare = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.BatchNorm1d(192))
     with pytest.raises(StageError, match="nothing to prune"):
         pruner.prune(bare, nets.images(2), spec, 0.5)
@@ -208,16 +215,16 @@ def test_a_model_with_nothing_to_prune_fails_clearly(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["unstructured", "4x1", "channel"])
 def test_ratios_of_a_layer_that_is_not_there(pattern: str) -> None:
-    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
-    spec = nets.spec(pattern, pruner.criteria[0], "vector", ratios={"block1.conv9": 0.5})
+    pruner, traits = _pruner(pattern)
+    spec = nets.spec(pattern, traits.criteria[0], "vector", ratios={"block1.conv9": 0.5})
     with pytest.raises(StageError, match=r"block1\.conv9"):
         pruner.prune(_model(), nets.images(1, 16), spec, 0.5)
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "channel"])
 def test_a_criterion_from_data_without_data_fails_clearly(pattern: str) -> None:
-    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
-    spec = nets.spec(pattern, "taylor", pruner.scopes[0])
+    pruner, traits = _pruner(pattern)
+    spec = nets.spec(pattern, "taylor", traits.scopes[0])
     with pytest.raises(StageError, match="needs data, and nothing was learnt"):
         pruner.prune(_model(), nets.images(1, 16), spec, 0.5)
 
@@ -225,7 +232,7 @@ def test_a_criterion_from_data_without_data_fails_clearly(pattern: str) -> None:
 def test_random_differs_with_the_seed() -> None:
     for name, pattern, criterion, scope in CASES:
         if criterion == "random":
-            pruner: Pruner = registry.create("pruners", name)
+            pruner = PRUNERS.create(name)
             wanted = _own_sparsity(pattern)
             made = [
                 pruner.prune(

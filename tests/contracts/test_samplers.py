@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hwbench import registry
 from hwbench.protocols import Sampler
 from hwbench.records import Point
+from hwbench.registry import SAMPLERS
 
 SPACE = tuple(
     Point({"pattern": pattern, "backend": backend, "precision": "fp32"}, {"sparsity": sparsity})
@@ -16,7 +16,7 @@ SPACE = tuple(
 )
 OPTIONS = [
     pytest.param(name, options, id=f"{name}-{'-'.join(map(str, options.values()))}")
-    for name in registry.names("samplers")
+    for name in SAMPLERS.kinds()
     for options in (
         [{"algorithm": a, "startup": 3, "population": 4} for a in ("tpe", "nsga2")]
         if name == "optuna"
@@ -26,11 +26,10 @@ OPTIONS = [
 
 
 def made(name: str, options: dict[str, object]) -> Sampler:
-    lacking = registry.lacking("samplers", name)
+    lacking = SAMPLERS.lacking(name)
     if lacking:
         pytest.skip(f"needs {', '.join(lacking)}")
-    sampler: Sampler = registry.create("samplers", name, options)
-    return sampler
+    return SAMPLERS.create(name, options)
 
 
 def walk(sampler: Sampler) -> list[int]:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from hwbench import registry
 from hwbench.protocols import Split, Workload
 from hwbench.records import METRICS
+from hwbench.registry import WORKLOADS
 
-NAMES = registry.names("workloads")
+NAMES = WORKLOADS.kinds()
 
 EXAMPLE = """
 import torch
@@ -54,7 +54,7 @@ def _options(name: str, folder: Path) -> dict[str, Any]:
 @pytest.fixture(params=NAMES)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     options = _options(request.param, tmp_path)
-    return lambda: registry.create("workloads", request.param, options)
+    return lambda: WORKLOADS.create(request.param, options)
 
 
 def test_its_metric_is_known(make: Any) -> None:

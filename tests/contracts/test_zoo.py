@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from hwbench import pruners, registry
+from hwbench import pruners
 from hwbench.errors import StageError
-from hwbench.protocols import Pruned, Pruner
+from hwbench.protocols import Pruned
 from hwbench.records import to_json
+from hwbench.registry import PRUNERS, WORKLOADS
 from hwbench.workloads.zoo import networks
 from tests import nets
 
@@ -38,7 +39,7 @@ REFUSED = {
 
 
 def _model(name: str) -> tuple[nn.Module, torch.Tensor]:
-    zoo = registry.create("workloads", "zoo", {"network": name, "tiny": True, "validation": 8})
+    zoo = WORKLOADS.create("zoo", {"network": name, "tiny": True, "validation": 8})
     torch.manual_seed(0)
     inputs: torch.Tensor = zoo.data("validation")[0]
     return nets.warmed(zoo.model(), inputs), inputs
@@ -50,8 +51,9 @@ def _what_is_left(model: nn.Module) -> int:
 
 def _pruned(name: str, pattern: str) -> tuple[nn.Module, torch.Tensor, Pruned]:
     model, inputs = _model(name)
-    pruner: Pruner = registry.create("pruners", pruners.for_pattern(pattern))
-    spec = nets.spec(pattern, pruner.criteria[0], pruner.scopes[0], 0.5, options={})
+    kind = pruners.for_pattern(pattern)
+    pruner, traits = PRUNERS.create(kind), PRUNERS.traits(kind)
+    spec = nets.spec(pattern, traits.criteria[0], traits.scopes[0], 0.5, options={})
     share = 0.6 if pattern == "depth" else 0.5
     return model, inputs, pruner.prune(model, inputs[:1], spec, share)
 
@@ -75,7 +77,7 @@ def test_pruned_or_refused_by_name(name: str, pattern: str) -> None:
     assert found.isfinite().all()
     assert made.notes
     # It can be made again from the record, in a fresh model.
-    fresh = registry.create("pruners", pruners.for_pattern(pattern)).restore(
+    fresh = PRUNERS.create(pruners.for_pattern(pattern)).restore(
         _model(name)[0], inputs[:1], json.loads(json.dumps(to_json(made.structure)))
     )
     fresh.load_state_dict(made.model.state_dict())

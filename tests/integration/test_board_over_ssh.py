@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import config, equip, measure, registry
+from hwbench import boards, config, measure
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
+from hwbench.registry import CONNECTIONS
 from tests import emulated
 from tests.integration.house import House
 
@@ -171,7 +172,7 @@ def test_a_wrong_key_ends_in_exit_3(desk: Desk, tmp_path: Path) -> None:
 def test_the_second_guest_is_told_who_is_there(desk: Desk) -> None:
     connection = config.load_target(str(desk.house.folder / "targets/board.yaml")).connection
     assert connection is not None
-    with contextlib.closing(registry.create("connections", "ssh", connection.options)):
+    with contextlib.closing(CONNECTIONS.create("ssh", connection.options)):
         said = desk.house.run("bench", *ARGUMENTS, code=3).stderr
     assert "in use by" in said
     assert str(os.getpid()) in said
@@ -214,7 +215,7 @@ def test_a_host_that_is_killed_leaves_nothing_running_there(desk: Desk) -> None:
     connection = config.load_target(str(desk.house.folder / "targets/board.yaml")).connection
     assert connection is not None
     # The next guest gets in at once: the one that was killed is away.
-    registry.create("connections", "ssh", connection.options).close()
+    CONNECTIONS.create("ssh", connection.options).close()
     found = subprocess.run(
         ["ssh", "-F", str(desk.board.config), "raspberrypi",
          "id -u; ls .hwbench/sessions; ps -e -o args"],
@@ -239,7 +240,7 @@ def test_setup_needs_no_network_and_no_pip_there(desk: Desk) -> None:
     path = desk.house.folder / "targets/board.yaml"
     path.write_text(path.read_text().replace("onnxruntime: {}", '"null": {}'))
     target = config.load_target(str(path))
-    assert equip.setup(target) == "/home/pi/.hwbench/venv"
+    assert boards.setup(target) == "/home/pi/.hwbench/venv"
     (said,) = measure.runtimes(target).values()
     assert "numpy" in said
     assert not said.startswith(measure.UNAVAILABLE)
@@ -254,4 +255,4 @@ def test_setup_needs_no_network_and_no_pip_there(desk: Desk) -> None:
     wrong = desk.house.folder / "targets/wrong.yaml"
     wrong.write_text(path.read_text().replace("isa: aarch64", "isa: x86_64"))
     with pytest.raises(TargetError, match="it is aarch64"):
-        equip.setup(config.load_target(str(wrong)))
+        boards.setup(config.load_target(str(wrong)))

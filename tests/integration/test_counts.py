@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import config, pipeline, predict
+from hwbench import config, predict, studies
 from hwbench.compile import compile_model
 from hwbench.connections import emulated as board
 from hwbench.errors import StageError
@@ -42,12 +42,12 @@ def test_predict_counts_where_it_can(
 ) -> None:
     model = artifacts.network(tmp_path / "net.onnx")
     target = config.load_target("rpi4")
-    found = {one.backend: one.latency for one in pipeline.foretell([model.path], target)}
+    found = {one.backend: one.latency for one in studies.foretell([model.path], target)}
     assert set(found) == {spec.kind for spec in target.backends}
     for latency in found.values():
         assert latency.value is not None, latency.reason
         assert "this very artifact" in latency.note
-    for one in pipeline.foretell([model.path], target, count=False):
+    for one in studies.foretell([model.path], target, count=False):
         assert "operator classes" in one.latency.note
         assert "not asked for" in one.latency.note
 

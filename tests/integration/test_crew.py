@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hwbench.errors import StageError, UserError
-from hwbench.pipeline.crew import Crew
-from hwbench.pipeline.jobs import Inputs, Job, WriteInputs
+from hwbench.executor.jobs import Inputs, Job, WriteInputs
+from hwbench.executor.local import Crew
 from hwbench.records import WorkloadSpec
 
 pytestmark = pytest.mark.slow

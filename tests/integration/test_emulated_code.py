@@ -11,15 +11,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from hwbench import registry
 from hwbench.measure import worker_zip
 from hwbench.records import OnnxModel
+from hwbench.registry import BACKENDS
 from tests import artifacts, emulated
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
 CROSS = {"mcpu": "cortex-a72", "mtriple": "aarch64-linux-gnu"}
-BACKENDS = {"onnxruntime": {}, "tvm": CROSS, "tvm_sparse": CROSS}
+RUNTIMES = {"onnxruntime": {}, "tvm": CROSS, "tvm_sparse": CROSS}
 THERE = """
 import importlib, json, pathlib, sys
 worker, folder = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -35,6 +35,8 @@ for kind, (options, entry) in json.loads((folder / "jobs.json").read_text()).ite
         np.save(folder / f"{kind}-{sample}.npy", session.outputs()[0])
 assert "tvm" not in sys.modules, "the compiler was loaded"
 from hwbench import conditions
+from hwbench.registry import BACKENDS
+from hwbench.registry import BACKENDS
 print(json.dumps([conditions.emulated(environment={}), conditions.read().identity]))
 """
 
@@ -73,10 +75,10 @@ def test_a_cortex_a72_answers_as_this_machine_does(board: Path, tmp_path: Path) 
     model = sparse(tmp_path)
     x = np.load(artifacts.inputs(tmp_path / "x.npy"))
     jobs = {}
-    for kind, options in BACKENDS.items():
+    for kind, options in RUNTIMES.items():
         made = artifacts.compiled(model, artifacts.candidate(kind, options), tmp_path / kind)
         jobs[kind] = (options, made.entry)
-        script = registry.create("backends", kind, options).script(f"{kind}/{made.entry}", made)
+        script = BACKENDS.create(kind, options).script(f"{kind}/{made.entry}", made)
         (tmp_path / f"run-{kind}.py").write_text(script)
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     worker = worker_zip(tmp_path / "worker.zip")
@@ -91,7 +93,7 @@ def test_a_cortex_a72_answers_as_this_machine_does(board: Path, tmp_path: Path) 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model.path))
-    for kind in BACKENDS:
+    for kind in RUNTIMES:
         for sample, row in enumerate(x):
             (expected,) = session.run(None, {"x": row[None]})
             found = np.load(tmp_path / f"{kind}-{sample}.npy")

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from hwbench import pipeline
+from hwbench import studies
 from hwbench.cli.shell import run
 from hwbench.errors import UserError
-from hwbench.measure import doctor, selftest, trial
+from hwbench.instruments import selftest
+from hwbench.measure import doctor, trial
 from hwbench.measure.device import opened
 from hwbench.records import to_json
 from tests import artifacts
@@ -48,7 +49,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_that_takes_twice_as_long_is_worse(healthy: Path, tmp_path: Path) -> None:
     twice = bundle(tmp_path / "model", {**WORK, "slower": 1.0}, label=1)
     spec = artifacts.spec(generations=3, looks=(6,), max_calls=20)
-    found = pipeline.compare(healthy, twice, artifacts.TARGET, spec)
+    found = studies.compare(healthy, twice, artifacts.TARGET, spec)
     assert found.failure is None
     assert {r.metric for r in found.rows} >= {"latency_p50", "load_time", "peak_memory"}
     latency = next(r for r in found.rows if r.metric == "latency_p50")
@@ -71,7 +72,7 @@ def test_a_b_that_fails_is_a_result(
     options: Mapping[str, Any], words: str, healthy: Path, tmp_path: Path
 ) -> None:
     broken = bundle(tmp_path / "model", {**WORK, **options}, label=1)
-    found = pipeline.compare(healthy, broken, artifacts.TARGET, SPEC)
+    found = studies.compare(healthy, broken, artifacts.TARGET, SPEC)
     assert found.failure is not None
     assert words in found.failure.message
     assert not found.passed
@@ -83,7 +84,7 @@ def test_a_spike_and_megabytes_of_print_disturb_nothing(
     fault: Mapping[str, Any], healthy: Path, tmp_path: Path
 ) -> None:
     loud = bundle(tmp_path / "model", {**WORK, **fault}, label=1)
-    found = pipeline.compare(healthy, loud, artifacts.TARGET, SPEC)
+    found = studies.compare(healthy, loud, artifacts.TARGET, SPEC)
     assert found.failure is None
     assert all(r.ratio is not None for r in found.rows if r.metric == "latency_p50")
 
@@ -93,15 +94,15 @@ def test_an_a_that_fails_and_inputs_that_differ_are_the_users_to_mend(
 ) -> None:
     broken = bundle(tmp_path / "broken", {**WORK, "fault": "refuse"})
     with pytest.raises(UserError, match="told not to load"):
-        pipeline.compare(broken, healthy, artifacts.TARGET, SPEC)
+        studies.compare(broken, healthy, artifacts.TARGET, SPEC)
     other = bundle(tmp_path / "other", WORK)
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["input"]["shape"] = [1, 7]
     (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="takes float32 of 1 × 7"):
-        pipeline.compare(healthy, other, artifacts.TARGET, SPEC)
+        studies.compare(healthy, other, artifacts.TARGET, SPEC)
     with pytest.raises(UserError, match="no bundle"):
-        pipeline.compare(healthy, tmp_path, artifacts.TARGET, SPEC)
+        studies.compare(healthy, tmp_path, artifacts.TARGET, SPEC)
 
 
 def test_onnx_files_are_compiled_for_the_backend_and_an_aa_says_so(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import compress, config, registry
-from hwbench.protocols import Workload
+from hwbench import compress, config
 from hwbench.records import CompressedModel, CompressionSpec, TargetProfile
+from hwbench.registry import WORKLOADS
 from hwbench.search import plan
 
 pytestmark = [
@@ -27,7 +27,7 @@ def _errors(recipe: str, folder: Path) -> dict[float, float]:
         if candidate.compression.criterion == "magnitude":
             specs[candidate.compression.key] = candidate.compression
     spec = next(iter(specs.values()))
-    workload: Workload = registry.create("workloads", "mnist", spec.workload.options)
+    workload = WORKLOADS.create("mnist", spec.workload.options)
     found: dict[float, float] = {}
     dense: CompressedModel | None = None
     for key, one in specs.items():

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hwbench import config, history, nightly
-from hwbench.nightly import held
-from hwbench.pipeline import Place
+from hwbench import config
 from hwbench.records import Change, Night, Pair, Reading, to_json
+from hwbench.studies import Place, nightly
+from hwbench.studies.nightly import history, pinned_models
 from tests.integration.house import House
 
 pytestmark = pytest.mark.slow
@@ -114,14 +114,14 @@ def test_a_quiet_night_then_slower_hungrier_and_less_accurate(house: House) -> N
 def test_pinned_artifacts_that_were_changed_are_not_compared_with(house: House) -> None:
     home = house.folder / "reports/baselines/here/tiny"
     pins = history.load_pins(house.folder / "reports/history", "here", "tiny")
-    kept = held.load(home, pins[0].artifacts)
+    kept = pinned_models.load(home, pins[0].artifacts)
     assert kept.model("dense · null") is not None
     victim = next(p for p in sorted((kept.folder / "artifacts").rglob("*")) if p.is_file())
     before = victim.read_bytes()
     victim.write_bytes(before + b" ")
     try:
         with pytest.raises(Exception, match="is not what was pinned"):
-            held.load(home, pins[0].artifacts)
+            pinned_models.load(home, pins[0].artifacts)
     finally:
         victim.write_bytes(before)
 

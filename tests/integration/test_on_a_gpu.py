@@ -19,14 +19,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hwbench import registry
 from hwbench.backends import _torch_layers
 from hwbench.backends._torch_layers import Replaced
 from hwbench.backends._torch_net import Conv2d, Linear
-from hwbench.backends.torch import Options, TorchSession, tolerance
+from hwbench.backends._torch_time import How
+from hwbench.backends.torch import TRAITS, Options, TorchSession
 from hwbench.conditions import nvml
 from hwbench.errors import StageError
+from hwbench.protocols import Settling
 from hwbench.records import OnnxModel
+from hwbench.registry import BACKENDS, METERS, WORKLOADS
 from tests import artifacts
 from tests.integration.house import House
 
@@ -51,7 +53,7 @@ def loaded(folder: Path, model: OnnxModel, kind: str = "torch", **options: Any) 
     """Return a session of a model on the GPU, batch 4."""
     options = {"device": DEVICE, **options} if kind != "onnxruntime" else options
     made = artifacts.compiled(model, artifacts.candidate(kind, options, batch=4), folder)
-    return registry.create("backends", kind, options).load(made.folder / made.entry, 1)
+    return BACKENDS.create(kind, options).load(made.folder / made.entry, 1)
 
 
 def batch(seed: int = 0) -> np.ndarray:
@@ -83,13 +85,13 @@ def close(found: np.ndarray, wanted: np.ndarray, limit: float) -> bool:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "int8"])
-@pytest.mark.parametrize("mode", ["eager", "compile", "graph"])
+@pytest.mark.parametrize("mode", ["eager", "compile", "graph", "compile+graph"])
 def test_every_mode_and_precision_answers_as_the_cpu_does(
     mode: str, precision: str, tmp_path: Path
 ) -> None:
     model = artifacts.network(tmp_path / "m.onnx")
     session = loaded(tmp_path / "a", model, mode=mode, precision=precision)
-    limit = tolerance({"precision": precision})
+    limit = TRAITS.tolerance({"precision": precision})
     # The second batch goes into the captured graph's own memory.
     for seed in (0, 1):
         found = answered(session, batch(seed))
@@ -122,7 +124,7 @@ def test_onnxruntime_runs_on_the_gpu_or_says_why_not(provider: str, tmp_path: Pa
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc to translate TVM's kernels with")
 def test_tvms_kernels_answer_as_the_cpu_does(tmp_path: Path) -> None:
     try:
-        registry.create("backends", "tvm", {"device": DEVICE}).versions()
+        BACKENDS.create("tvm", {"device": DEVICE}).versions()
     except StageError as error:
         pytest.skip(error.what)
     arch = "sm_{}{}".format(*capability())
@@ -156,12 +158,34 @@ def alike(found: Tensor, wanted: Tensor, limit: float = 2e-2) -> bool:
 @AMPERE
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 33, 256])
-def test_2_4_multiplies_as_the_dense_layer(dtype: torch.dtype, rows: int) -> None:
+@pytest.mark.parametrize(
+    "pack",
+    [_torch_layers.pack_2_4, _torch_layers.pack_halves,
+     pytest.param(_torch_layers.pack_cutlass, marks=pytest.mark.skipif(
+         capability()[0] != 8, reason="torch has CUTLASS's 2:4 kernels for GPUs of 8.x alone"))],
+)  # fmt: skip
+def test_2_4_multiplies_as_the_dense_layer(pack: Any, dtype: torch.dtype, rows: int) -> None:
     layer = Linear(two_four(512, 1024).to(dtype), torch.randn(512, device=DEVICE).to(dtype))
     x = torch.randn(rows, 1024, device=DEVICE).to(dtype)
     with torch.inference_mode():
-        packed = Replaced(layer, _torch_layers.pack_2_4(layer.weight.detach()))
+        packed = Replaced(layer, pack(layer.weight.detach()))
         assert alike(packed(x), layer(x))
+        packed.tune(x, How(graph=True))
+        assert alike(packed(x), layer(x)), packed.kernel.chosen
+
+
+@AMPERE
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("rows", [1, 33, 256])
+@pytest.mark.parametrize("pack", [_torch_layers.pack_int8, _torch_layers.pack_int8_2_4])
+def test_8_bits_multiply_nearly_as_the_dense_layer(pack: Any, rows: int, graph: bool) -> None:
+    weight = two_four(512, 1024).bfloat16()
+    layer = Linear(weight, torch.randn(512, device=DEVICE).bfloat16())
+    x = torch.randn(rows, 1024, device=DEVICE).bfloat16()
+    with torch.inference_mode():
+        packed = Replaced(layer, pack(layer.weight.detach()))
+        packed.tune(x, How(graph=graph))
+        assert _torch_layers.difference(packed(x), layer(x)) < 2e-2, packed.kernel.chosen
 
 
 @AMPERE
@@ -185,7 +209,11 @@ def test_the_block_kernel_multiplies_as_the_dense_layer(
 
     weight = blocks(512, 768, size).to(dtype)
     x = torch.randn(rows, 768, device=DEVICE).to(dtype)
-    assert alike(pack(weight, size)(x), x @ weight.t())
+    bias = torch.randn(512, device=DEVICE).to(dtype)
+    kernel = pack(weight, size)
+    assert alike(kernel(x), x @ weight.t())
+    kernel.tune(x, bias, How(graph=True, evict=1 << 26))
+    assert alike(kernel(x, bias), x @ weight.t() + bias), kernel.chosen
 
 
 def test_what_is_taken_was_measured_to_be_faster() -> None:
@@ -228,7 +256,7 @@ def test_out_of_memory_is_one_candidates_failure(little_memory: None, tmp_path: 
     )
     x = np.zeros((many, *artifacts.SHAPE), np.float32)
     with pytest.raises(StageError, match="the GPU is out of memory"):
-        answered(registry.create("backends", "torch", options).load(made.folder / made.entry, 1), x)
+        answered(BACKENDS.create("torch", options).load(made.folder / made.entry, 1), x)
     torch.cuda.set_per_process_memory_fraction(1.0)
     # The next one runs.
     session = loaded(tmp_path / "b", model)
@@ -249,7 +277,8 @@ def test_nvml_reads_this_gpu() -> None:
 
 
 def test_the_counter_counts_joules_of_work() -> None:
-    meter = registry.create("meters", "nvml", {"idle_seconds": 1.0})
+    meter = METERS.create("nvml", {"idle_seconds": 1.0})
+    assert isinstance(meter, Settling)
     meter.settle()
     a = torch.randn(4096, 4096, device=DEVICE).half()
     meter.start()
@@ -280,7 +309,12 @@ def test_the_doctor_knows_it(tmp_path: Path) -> None:
 
 def test_a_small_study_whole(tmp_path: Path) -> None:
     house = House.build(tmp_path)
-    small = ["workload.width=512", "batch=32", "measure.generations=2", "measure.looks=[3]"]
+    profile = house.folder / "targets/cuda.yaml"
+    quick = profile.read_text().replace("_seconds: 10.0", "_seconds: 1.0")
+    profile.write_text(quick)
+    small = ["workload.width=512", "workload.depth=2", "batch=32", "measure.generations=2",
+             "measure.looks=[3]",
+             "backends={torch: [{precision: bf16, mode: graph}]}"]  # fmt: skip
     change = [word for setting in small for word in ("--set", setting)]
     house.run("bench", "--recipe", "gpu-mlp", "--target", "cuda", *change)
     results = house.results()
@@ -295,13 +329,206 @@ def test_a_small_study_whole(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------
+# training
+
+
+def _train_spec(pattern: str = "dense", device: str = DEVICE, **more: Any) -> Any:
+    from hwbench.records import CompressionSpec, TrainSpec, WorkloadSpec
+
+    train: Any = TrainSpec(epochs=3, lr=0.1, device=device)  # type: ignore[arg-type]
+    recovery = None if pattern == "dense" else TrainSpec(2, lr=0.03, device=device)  # type: ignore[arg-type]
+    words = {"criterion": "l2", "scope": "local"} if pattern == "channel" else {}
+    sparsity = 0.0 if pattern == "dense" else 0.5
+    more = {**words, "recovery": recovery, "sparsity": sparsity, **more}
+    return CompressionSpec(WorkloadSpec("toy"), train, pattern, **more)
+
+
+def _trained(folder: Path, spec: Any, workload: Any = None, dense: Any = None) -> Any:
+    """Return what the compress room makes of a spec in a new folder, its dense model included."""
+    from hwbench.compress import compress
+
+    workload = WORKLOADS.create("toy") if workload is None else workload
+    folder.mkdir(parents=True)
+    if dense is None and not spec.is_dense:
+        dense = _trained(folder / "dense", spec.dense, workload)
+    (folder / "made").mkdir()
+    return compress(spec, workload, dense, folder / "made", lambda share: None)
+
+
+def _weights(made: Any) -> bytes:
+    found: bytes = (made.folder / "weights.safetensors").read_bytes()
+    return found
+
+
+class _Toy:
+    """The toy with another model or another loss."""
+
+    metric = "top1"
+
+    def __init__(self, model: Any = None, loss: Any = None) -> None:
+        toy = WORKLOADS.create("toy")
+        self.data, self.score = toy.data, toy.score
+        self.model = model or toy.model
+        self.train_step = loss or toy.train_step
+
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "taylor in steps": {
+        "pattern": "unstructured",
+        "criterion": "taylor",
+        "schedule": "cubic",
+        "steps": 3,
+    },
+    "hessian": {"pattern": "unstructured", "criterion": "hessian"},
+    "movement": {"pattern": "channel", "criterion": "movement"},
+    "wanda, taught": {
+        "pattern": "2:4",
+        "criterion": "wanda",
+        "scope": "local",
+        "healing": "distill",
+    },
+    "lottery": {"pattern": "channel", "schedule": "lottery", "steps": 2, "rewind": 1},
+    "rewinding": {"pattern": "unstructured", "schedule": "lr_rewinding", "steps": 2},
+    "scratch": {"pattern": "channel", "schedule": "scratch"},
+    "sensitivity": {"pattern": "unstructured", "scope": "sensitivity"},
+    "statistics": {"pattern": "unstructured", "healing": "bn", "recovery": None},
+}
+
+
+@pytest.mark.parametrize("words", TRAININGS.values(), ids=TRAININGS)
+def test_a_training_repeats_itself_to_the_bit_and_is_as_good_as_the_cpus(
+    words: dict[str, Any], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    spec, here = _train_spec(**words), _train_spec(**words, device="cpu")
+    assert spec.key != here.key
+    dense = None if spec.is_dense else _trained(tmp_path / "dense", spec.dense)
+    one, two = (_trained(tmp_path / name, spec, dense=dense) for name in ("one", "two"))
+    assert _weights(one) == _weights(two)
+    assert one.scores == two.scores
+    theirs, last = _trained(tmp_path / "cpu", here), list(one.scores)[-1]
+    assert one.scores[last] == pytest.approx(theirs.scores[last], abs=0.06)
+    assert not any("trained on" in note for note in theirs.notes)
+    assert any(note.startswith("trained on NVIDIA") for note in one.notes)
+    state = load_file(one.folder / "weights.safetensors")
+    assert {tensor.device.type for tensor in state.values()} == {"cpu"}
+
+
+def test_the_streams_of_random_numbers_go_on_as_if_nothing_had_been_trained(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(7)
+    before = torch.cuda.get_rng_state(), torch.get_rng_state()
+    _trained(tmp_path / "made", _train_spec())
+    assert torch.equal(torch.cuda.get_rng_state(), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_a_split_copied_batch_by_batch_gives_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwbench.compress import device
+
+    whole = _trained(tmp_path / "whole", _train_spec())
+    monkeypatch.setattr(device, "WHOLE", 0.0)
+    assert _weights(_trained(tmp_path / "copied", _train_spec())) == _weights(whole)
+
+
+def test_an_operator_without_a_deterministic_form_is_named_in_every_training(
+    tmp_path: Path,
+) -> None:
+    def model() -> nn.Module:
+        # Nine overlapping windows: their gradients are added in any order.
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 4)
+        )
+
+    for folder in ("one", "two"):
+        made = _trained(tmp_path / folder, _train_spec(), _Toy(model))
+        assert any("adaptive_avg_pool2d" in note for note in made.notes), made.notes
+
+
+def test_dropout_and_attention_repeat_themselves(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(24, 4, 48, dropout=0.2, batch_first=True)
+            self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(24, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.head(
+                self.body(x.flatten(2).transpose(1, 2).repeat(1, 1, 8)).mean(1)
+            )
+            return found
+
+    made = [_trained(tmp_path / name, _train_spec(), _Toy(Net)) for name in ("one", "two")]
+    assert _weights(made[0]) == _weights(made[1])
+    assert not any("attention" in note.lower() for note in made[0].notes)
+
+
+def test_a_full_gpu_costs_one_candidate_and_its_memory_comes_back(tmp_path: Path) -> None:
+    def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        held = [torch.empty(1 << 30, dtype=torch.int8, device=inputs.device) for _ in range(1000)]
+        return nn.functional.cross_entropy(model(inputs), labels) + len(held)
+
+    before = torch.cuda.memory_reserved()
+    with pytest.raises(StageError, match="the GPU's memory is full: CUDA") as caught:
+        _trained(tmp_path / "full", _train_spec(), _Toy(loss=loss))
+    assert "smaller train.batch" in caught.value.mend
+    assert torch.cuda.memory_reserved() <= before + (1 << 28)
+    assert _trained(tmp_path / "next", _train_spec()).scores["trained"] > 0.9
+
+
+def test_a_tensor_of_the_cpu_in_a_train_step_is_told(tmp_path: Path) -> None:
+    def mixing(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(inputs), torch.zeros(len(labels)).long())
+
+    def scaling(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(inputs * torch.ones(8)), labels)
+
+    def leaving(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return torch.tensor(labels.numpy().mean(), requires_grad=True)
+
+    for index, loss in enumerate((mixing, scaling, leaving)):
+        with pytest.raises(StageError, match="on the CPU and on the GPU meet") as caught:
+            _trained(tmp_path / str(index), _train_spec(), _Toy(loss=loss))
+        assert Path(caught.value.where.rpartition(":")[0]).name == Path(__file__).name
+        assert "labels.device" in caught.value.mend
+
+
+def test_the_gpu_is_named_alike_here_and_by_a_child() -> None:
+    from hwbench import cuda
+
+    name = cuda.here()
+    assert cuda.asked("here") == name
+    assert name.startswith(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+
+
+def test_a_study_trained_on_the_gpu_says_so(tmp_path: Path) -> None:
+    house = House.build(tmp_path)
+    small = ["train.device=cuda", "recover.device=cuda", "backends={onnxruntime: {}}"]
+    small += ["measure.generations=2", "measure.looks=[3]"]
+    change = [word for setting in small for word in ("--set", setting)]
+    house.run("bench", "--recipe", "smoke", "--target", "local-cpu", "--jobs", "2", *change)
+    notes = [note for result in house.results() for note in result["notes"]]
+    assert any(note.startswith("trained on NVIDIA") for note in notes)
+    # The hand sets the workspace before CUDA starts.
+    assert not any("CuBLAS" in note for note in notes)
+    text = (tmp_path / "reports/latest/decision.md").read_text()
+    assert f"Models were trained on {torch.cuda.get_device_name()}" in text
+
+
+# --------------------------------------------------------------------------------------------
 # ONNX Runtime: in a stream of ours, as a graph, in short formats
 
 
 def needs_provider(provider: str) -> None:
     """Skip, in the words of the refusal, where ONNX Runtime has not the provider."""
     try:
-        registry.create("backends", "onnxruntime", {"provider": provider}).versions()
+        BACKENDS.create("onnxruntime", {"provider": provider}).versions()
     except StageError as error:
         pytest.skip(error.what)
 
@@ -309,7 +536,7 @@ def needs_provider(provider: str) -> None:
 def test_a_provider_that_lacks_its_libraries_is_not_available() -> None:
     """The wheel lists TensorRT where its libraries are not: that is said, and is no stack."""
     try:
-        registry.create("backends", "onnxruntime", {"provider": "tensorrt"}).versions()
+        BACKENDS.create("onnxruntime", {"provider": "tensorrt"}).versions()
     except StageError as error:
         said = error.what
     else:
@@ -323,14 +550,14 @@ def test_a_provider_that_lacks_its_libraries_is_not_available() -> None:
 def test_onnxruntimes_graph_answers_as_the_cpu_does(
     precision: str, graph: bool, tmp_path: Path
 ) -> None:
-    from hwbench.backends import onnxruntime as backend
+    from hwbench.backends.onnxruntime import TRAITS as ORT_TRAITS
 
     needs_provider("cuda")
     options = {"provider": "cuda", "precision": precision, "graph": graph}
     model = artifacts.network(tmp_path / "m.onnx")
     session = loaded(tmp_path / "a", model, "onnxruntime", **options)
     # The second batch goes to where the captured graph reads, the third has a graph of its own.
-    limit = backend.tolerance(options)
+    limit = ORT_TRAITS.tolerance(options)
     for x in (batch(0), batch(1), batch(2)[:2], batch(3)):
         assert close(answered(session, x), expected(model, x), limit)
     assert session.clock == "CUDA events, L2 warm"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import measure, pipeline, store
+from hwbench import measure, store, studies
 from hwbench.errors import TargetError, UserError
 from hwbench.measure.parcel import Parcel, recorded
 from hwbench.records import CompiledModel, Measurement, PluginSpec, Source
@@ -76,9 +76,9 @@ def test_a_recipe_is_measured_elsewhere_and_reported_here(tmp_path: Path) -> Non
     change = ["--set", "search.methods=[{pattern: unstructured}]", "--set", "train.epochs=1"]
     house.run("pack", "smoke", "--to", "parcel", *change)
     parcel = house.folder / "parcel"
-    place = pipeline.Place(house.folder / "reports", house.folder / ".hwbench/cache")
+    place = studies.Place(house.folder / "reports", house.folder / ".hwbench/cache")
     with pytest.raises(TargetError, match="holds no measurements"):
-        pipeline.unpack(parcel, place, lambda *_: None)
+        studies.unpack(parcel, place, lambda *_: None)
     # There and back: the other machine has another place for it.
     away = tmp_path / "elsewhere" / "p"
     shutil.copytree(parcel, away)
@@ -96,11 +96,11 @@ def test_a_recipe_is_measured_elsewhere_and_reported_here(tmp_path: Path) -> Non
     # A folder that somebody changed is not taken in.
     (parcel / "job.json").write_text((parcel / "job.json").read_text() + " ")
     with pytest.raises(UserError, match="is not what was packed"):
-        pipeline.unpack(parcel, place, lambda *_: None)
+        studies.unpack(parcel, place, lambda *_: None)
     stranger = json.loads((parcel / "parcel.json").read_text()) | {"parcel": "../../../etc"}
     (parcel / "parcel.json").write_text(json.dumps(stranger))
     with pytest.raises(UserError, match="was not packed here"):
-        pipeline.unpack(parcel, place, lambda *_: None)
+        studies.unpack(parcel, place, lambda *_: None)
 
 
 def test_a_sitting_made_of_a_parcel(packed: Path, tmp_path: Path) -> None:

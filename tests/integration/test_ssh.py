@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from hwbench import config, measure, registry
+from hwbench import config, measure
 from hwbench.connections import _link, ssh
 from hwbench.errors import TargetError, UserError
+from hwbench.registry import CONNECTIONS
 from tests.loopback import Loopback, serving
 
 pytestmark = pytest.mark.contract
@@ -50,7 +51,8 @@ def server(module_server: Loopback) -> Iterator[Loopback]:
 
 
 def opened(server: Loopback, **changes: Any) -> ssh.SshConnection:
-    made: ssh.SshConnection = registry.create("connections", "ssh", server.options(**changes))
+    made = CONNECTIONS.create("ssh", server.options(**changes))
+    assert isinstance(made, ssh.SshConnection)
     return made
 
 

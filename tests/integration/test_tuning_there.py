@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from hwbench import registry
 from hwbench.backends import _tvm_board
 from hwbench.compile import compile_model
 from hwbench.errors import StageError
 from hwbench.kernels import build
 from hwbench.records import PluginSpec
+from hwbench.registry import CONNECTIONS
 from tests import artifacts
 from tests.loopback import Loopback, serving
 
@@ -79,7 +79,7 @@ def test_an_emulated_board_times_nothing(server: Loopback, tmp_path: Path) -> No
     ):
         pass
     # Its lease is free again.
-    registry.create("connections", "ssh", server.options()).close()
+    CONNECTIONS.create("ssh", server.options()).close()
 
 
 def test_a_board_that_cannot_be_reached_fails_the_candidate(server: Loopback) -> None:

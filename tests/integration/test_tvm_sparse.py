@@ -16,12 +16,13 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.kernels import bench, build, choose, graph, layouts, lower
+from hwbench.instruments import kernel_bench
+from hwbench.kernels import build, choose, graph, layouts, lower
 from hwbench.kernels.problem import WHOLE, Config, Problem
 from hwbench.pareto import decide
 from hwbench.records import LayerNote, PluginSpec, Source, Value
+from hwbench.registry import BACKENDS
 from tests import synthetic
 from tests.unit.test_kernels import block, document, pruned
 
@@ -33,10 +34,10 @@ def test_resnet8_as_the_house_exports_it(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     model = ResNet8(3, 10, (16, 32, 64), 1).eval()
-    document = bench.prune(bench.traced(model, (3, 32, 32)), 0.9)
+    document = kernel_bench.prune(kernel_bench.traced(model, (3, 32, 32)), 0.9)
     onnx.save(document, str(tmp_path / "m.onnx"))
     x = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
-    session, notes = bench.compiled(tmp_path / "m.onnx", x, 1)
+    session, notes = kernel_bench.compiled(tmp_path / "m.onnx", x, 1)
     session.set_inputs([x])
     session.invoke()
     expected = ort.InferenceSession(str(tmp_path / "m.onnx")).run(None, {"x": x})[0]
@@ -53,13 +54,13 @@ def test_a_peer_is_timed_in_turns_and_one_that_is_absent_says_why(
     model, x = block(np.random.default_rng(0), 16, 5)
     # "deepsparse" is not in this environment; OpenVINO is, and its Python is ours.
     peers = [f"{name}={sys.executable}" for name in ("deepsparse", "openvino")]
-    line = bench.compare("block", "50", model, x, 1, 5, int8=False, why=False, peers=peers)
+    line = kernel_bench.compare("block", "50", model, x, 1, 5, int8=False, why=False, peers=peers)
     absent, ratio = line.peers
     assert absent is None
     assert ratio is not None
     assert ratio > 0
     assert "No module named 'deepsparse'" in capsys.readouterr().out
-    assert f" {ratio:.2f} |" in bench._line(line)
+    assert f" {ratio:.2f} |" in kernel_bench._line(line)
 
 
 def test_an_artifact_for_a_cortex_a72_links(tmp_path: Path) -> None:
@@ -78,11 +79,11 @@ def test_an_artifact_for_a_cortex_a72_links(tmp_path: Path) -> None:
 
 
 def test_no_linker_is_said(tmp_path: Path) -> None:
-    backend = registry.create("backends", "tvm_sparse", {"cc": "no-such-gcc"})
+    backend = BACKENDS.create("tvm_sparse", {"cc": "no-such-gcc"})
     model, x = block(np.random.default_rng(0), 16, 5)
     onnx.save(model, str(tmp_path / "m.onnx"))
     with pytest.raises(StageError, match="no-such-gcc"):
-        bench.compiled(tmp_path / "m.onnx", x, 1, backend)
+        kernel_bench.compiled(tmp_path / "m.onnx", x, 1, backend)
 
 
 def test_where_sparse_does_not_pay_the_decision_says_ship_it_on_ort(tmp_path: Path) -> None:
@@ -90,23 +91,23 @@ def test_where_sparse_does_not_pay_the_decision_says_ship_it_on_ort(tmp_path: Pa
     from torch import nn
 
     layers = [part for _ in range(3) for part in (nn.Linear(384, 384), nn.ReLU())]
-    dense = bench.traced(nn.Sequential(*layers).eval(), (64, 384))
+    dense = kernel_bench.traced(nn.Sequential(*layers).eval(), (64, 384))
     x = np.random.default_rng(0).standard_normal((1, 64, 384)).astype(np.float32)
     sparse = PluginSpec("tvm_sparse", {"mcpu": "nehalem"})
     calls: list[Callable[[], Any]] = []
     notes: tuple[LayerNote, ...] = ()
-    for number, model in enumerate((dense, dense, bench.prune(dense, 0.3))):
+    for number, model in enumerate((dense, dense, kernel_bench.prune(dense, 0.3))):
         path = tmp_path / f"{number}" / "m.onnx"
         path.parent.mkdir()
         onnx.save(model, str(path))
         if number:
-            backend = registry.create("backends", "tvm_sparse", sparse.options)
-            session, notes = bench.compiled(path, x, 1, backend)
+            backend = BACKENDS.create("tvm_sparse", sparse.options)
+            session, notes = kernel_bench.compiled(path, x, 1, backend)
             calls.append(session.invoke)
         else:
-            theirs = bench.session(str(path), 1)
+            theirs = kernel_bench.session(str(path), 1)
             calls.append(functools.partial(theirs.run, None, {"x": x}))
-    taken = bench.race(calls, 15, 1)
+    taken = kernel_bench.race(calls, 15, 1)
     who = (
         synthetic.candidate(),
         synthetic.candidate(backend=sparse),

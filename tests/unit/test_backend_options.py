@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import registry
 from hwbench.backends import null
 from hwbench.compile import compile_model
 from hwbench.errors import StageError, UserError
+from hwbench.registry import BACKENDS
 from tests import artifacts
 
 
@@ -34,7 +34,7 @@ def test_session_options_travel_with_the_artifact(tmp_path: Path) -> None:
         "session.set_denormal_as_zero": "0",
         "session.intra_op.allow_spinning": "1",
     }
-    assert registry.create("backends", "onnxruntime").load(entry, 2)
+    assert BACKENDS.create("onnxruntime").load(entry, 2)
 
 
 @pytest.mark.parametrize("options", [{"schedule": False}, {"schedule": True}])
@@ -43,7 +43,7 @@ def test_tvm_schedules_are_right(options: dict[str, Any], threads: int, tmp_path
     import onnxruntime as ort
 
     entry = _compile("tvm", options, tmp_path, threads)
-    session = registry.create("backends", "tvm", options).load(entry, threads)
+    session = BACKENDS.create("tvm", options).load(entry, threads)
     x = np.random.default_rng(2).standard_normal((1, *artifacts.SHAPE)).astype(np.float32)
     session.set_inputs([x])
     session.invoke()

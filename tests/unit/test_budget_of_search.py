@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hwbench.pipeline import search
 from hwbench.records import Point, Tried
 from hwbench.samplers.grid import GridSampler, Options
+from hwbench.search import loop
 
 
 def batches(
@@ -22,7 +22,7 @@ def batches(
 ) -> list[list[int]]:
     """Walk a space whose batches take `each` seconds, `spent` before an interruption."""
     now = [1000.0]
-    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     walk: Any = SimpleNamespace(began=now[0] - spent, tried={})
     asked = SimpleNamespace(trials=None, minutes=None)
     vars(asked).update(budget)
@@ -30,7 +30,7 @@ def batches(
     sampler = GridSampler(Options())
     sampler.begin([Point({"n": str(i)}) for i in range(space)], 1)
     found = []
-    for batch in search._batches(context, walk, sampler, size):
+    for batch in loop._batches(context, walk, sampler, size):
         found.append(batch)
         now[0] += each
         walk.tried |= {str(i): Tried(str(i), "", 0.0, {}, "untrained") for i in batch}

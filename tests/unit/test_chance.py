@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from hwbench import pipeline
+from hwbench import studies
 from hwbench.pareto import decide, front, rivals
 from hwbench.pareto.chance import on_front, proxies
 from hwbench.pipeline import confirm
@@ -190,11 +190,11 @@ def test_picking_again_does_not_forget_who_lost_head_to_head() -> None:
     better = Beside(other.candidate.key, 0.97, 0.96, 0.98, "faster")
     swapped = confirm.swapped(first, everyone, recipe, synthetic.target(), better)
     run = synthetic.study(everyone, swapped, recipe)
-    again = pipeline.pick(run, (), None).decision
+    again = studies.pick(run, (), None).decision
     assert again.chosen == other.candidate.key
     assert again.confirmed == swapped.confirmed
     # By another figure, or without that comparison, it decides afresh.
-    assert pipeline.pick(dataclasses.replace(run, decision=first), (), None).decision == first
+    assert studies.pick(dataclasses.replace(run, decision=first), (), None).decision == first
     by_file = dataclasses.replace(recipe, choose="artifact_bytes")
-    found = pipeline.pick(run, (), "artifact_bytes").decision
+    found = studies.pick(run, (), "artifact_bytes").decision
     assert found.chosen == decide(everyone, by_file, synthetic.target()).chosen

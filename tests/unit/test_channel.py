@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hwbench import registry
 from hwbench.errors import StageError
 from hwbench.pruners import _channels
 from hwbench.pruners._channels import Width, kept
 from hwbench.records import to_json
+from hwbench.registry import PRUNERS
 from hwbench.workloads._resnet8 import ResNet8
 from tests import nets
 
@@ -27,7 +27,7 @@ def _resnet(widths: tuple[int, int, int] = (16, 32, 64)) -> nn.Module:
 def _prune(model: nn.Module, example: torch.Tensor, sparsity: float, **more: Any) -> Any:
     words: dict[str, Any] = {"criterion": "l2", "scope": "local", **more}
     spec = nets.spec("channel", sparsity=sparsity, **words)
-    made: Any = registry.create("pruners", "channel").prune(model, example, spec, sparsity)
+    made: Any = PRUNERS.create("channel").prune(model, example, spec, sparsity)
     return made
 
 
@@ -247,7 +247,7 @@ def test_a_model_cut_in_steps_is_rebuilt_in_one_go() -> None:
         widths.append(_widths(model)["block3.conv1"])
     assert widths == [48, 38, 32]  # shares of the dense model's 64, not of what was left
     structure = json.loads(json.dumps(to_json(made.structure)))
-    fresh = registry.create("pruners", "channel").restore(_resnet(), example, structure)
+    fresh = PRUNERS.create("channel").restore(_resnet(), example, structure)
     fresh.load_state_dict(model.state_dict())
     inputs = nets.images(3, 16)
     assert torch.equal(fresh(inputs), model.eval()(inputs))
@@ -256,4 +256,4 @@ def test_a_model_cut_in_steps_is_rebuilt_in_one_go() -> None:
 @pytest.mark.parametrize("structure", [{}, {"cuts": "x"}, {"cuts": [["nowhere", [1]]]}])
 def test_a_damaged_record_is_a_stage_error(structure: dict[str, object]) -> None:
     with pytest.raises(StageError):
-        registry.create("pruners", "channel").restore(_resnet(), nets.images(1, 16), structure)
+        PRUNERS.create("channel").restore(_resnet(), nets.images(1, 16), structure)

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hwbench import compress, registry
+from hwbench import compress
 from hwbench.compress import training
 from hwbench.errors import StageError
 from hwbench.protocols import Workload
 from hwbench.records import CompressedModel, CompressionSpec, TrainSpec, WorkloadSpec
+from hwbench.registry import PRUNERS, WORKLOADS
 from tests import nets
 
 TOY = WorkloadSpec("toy")
@@ -28,8 +29,7 @@ HEAL = TrainSpec(epochs=2, lr=0.03)
 
 @pytest.fixture(scope="module")
 def toy() -> Workload:
-    made: Workload = registry.create("workloads", "toy")
-    return made
+    return WORKLOADS.create("toy")
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_a_pruned_model_can_be_copied() -> None:
     """torch.nn.utils.prune breaks deepcopy; plain masks do not."""
     spec = nets.spec("unstructured")
     model = nets.Depthwise()
-    made = registry.create("pruners", "unstructured").prune(model, nets.images(), spec, 0.5)
+    made = PRUNERS.create("unstructured").prune(model, nets.images(), spec, 0.5)
     made.model(nets.images()).sum().backward()
     twin = copy.deepcopy(made.model)
     assert torch.equal(twin(nets.images()), made.model(nets.images()))

@@ -9,10 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench import config, registry, search
+from hwbench import config, search
 from hwbench.config import door
 from hwbench.errors import UserError
 from hwbench.records import Goal
+from hwbench.registry import BACKENDS
 
 RECIPE: dict[str, Any] = {
     "version": 1,
@@ -236,7 +237,7 @@ def test_shipped_targets_are_right_by_loader_and_by_published_schema(name: str) 
     target = config.load_target(name)
     assert target.connection is not None or target.how_to_reach
     for backend in target.backends:
-        assert backend.kind in registry.names("backends")
+        assert backend.kind in BACKENDS.kinds()
     if target.power is not None:
         assert target.power.source
     data = yaml.safe_load(Path(f"targets/{name}.yaml").read_text())
@@ -263,7 +264,7 @@ def test_the_proxy_meter_takes_its_figures_from_the_profile(tmp_path: Path) -> N
     assert meter.options["core_watts"] == target.power.core_watts
     text = Path("targets/rpi4.yaml").read_text()
     without = "\n".join(line for line in text.splitlines() if not line.startswith("power:"))
-    with pytest.raises(UserError, match="needs power figures"):
+    with pytest.raises(UserError, match="needs the target's power"):
         config.load_target(write(tmp_path, without, "rpi4.yaml"))
 
 

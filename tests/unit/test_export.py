@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwbench import compress, registry
+from hwbench import compress
 from hwbench.errors import StageError
 from hwbench.export import _traced as traced
 from hwbench.export import counting, disagreement, export, parity
@@ -27,6 +27,7 @@ from hwbench.records import (
     TrainSpec,
     WorkloadSpec,
 )
+from hwbench.registry import WORKLOADS
 from tests import nets
 
 TOY = WorkloadSpec("toy")
@@ -35,8 +36,7 @@ TRAIN = TrainSpec(epochs=1)
 
 @pytest.fixture(scope="module")
 def toy() -> Workload:
-    made: Workload = registry.create("workloads", "toy")
-    return made
+    return WORKLOADS.create("toy")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_an_empty_calibration_set_is_refused(
             inputs, labels = super().data(split)
             return (inputs[:0], labels[:0]) if split == "train" else (inputs, labels)
 
-    own = Without(registry.module("workloads", "toy").Options())
+    own = Without(WORKLOADS.plugin("toy").options())
     with pytest.raises(StageError, match="calibration set is empty"):
         export(ExportSpec(models["dense"].spec, "int8"), models["dense"], own, tmp_path)
 

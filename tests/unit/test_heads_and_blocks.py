@@ -1,22 +1,23 @@
 """Attention heads and residual blocks, against examples worked by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.kernels.zoo import Attention
 from hwbench.protocols import Pruner
 from hwbench.pruners import _blocks, _heads
+from hwbench.registry import PRUNERS
+from hwbench.workloads.zoo.imagenet import Attention
 from hwbench.workloads.zoo.sequences import Encoder, SelfAttention
 from tests import nets
 
 
 def _pruner(name: str) -> Pruner:
-    made: Pruner = registry.create("pruners", name)
-    return made
+    return PRUNERS.create(name)
 
 
 @pytest.mark.parametrize("kind", [Attention, SelfAttention])
@@ -160,8 +161,8 @@ def test_heads_whose_output_is_projected_in_a_module_beside() -> None:
     assert (left.name, left.out, left.heads) == ("attention.self", "attention.output.dense", 2)
     assert left.projection.weight.shape == (8, 4)
     # Channels of any width leave the widths inside attention alone: heads would be mixed.
-    narrow = registry.create("pruners", "channel", {"min_width": 2})
-    cut = narrow.prune(model, example, nets.spec("channel", "l2", "local", 0.5), 0.5)
+    narrow = PRUNERS.create("channel", {"min_width": 2})
+    cut: Any = narrow.prune(model, example, nets.spec("channel", "l2", "local", 0.5), 0.5)
     assert cut.model.attention.self.query.weight.shape == (8, 4)
     assert any("inside attention are left" in note for note in cut.notes)
 

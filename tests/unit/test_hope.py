@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from hwbench import pareto
-from hwbench.pareto.hope import HEALS, LEAST
-from hwbench.pipeline import ladder
 from hwbench.records import (
     Candidate,
     CompressedModel,
@@ -23,6 +20,8 @@ from hwbench.records import (
     TrainSpec,
     Value,
 )
+from hwbench.search import promise, promotion
+from hwbench.search.promise import HEALS, LEAST
 from tests import synthetic
 
 RECIPE = synthetic.recipe(objectives=("top1", "latency_p50"), goals=())
@@ -31,7 +30,7 @@ RECIPE = synthetic.recipe(objectives=("top1", "latency_p50"), goals=())
 def row(sparsity: float, top1: float, latency: float) -> Result:
     who = synthetic.candidate("channel" if sparsity else "dense", sparsity)
     if sparsity:
-        who = ladder.changed(who, recovery=TrainSpec(epochs=3, lr=0.03))
+        who = promotion.changed(who, recovery=TrainSpec(epochs=3, lr=0.03))
     numbers = {
         "top1": Value("top1", top1, Source.MEASURED),
         "latency_p50": synthetic.value("latency_p50", latency, 0.01),
@@ -43,38 +42,38 @@ DENSE = row(0.0, 0.9, 10e-6)
 
 
 def test_the_best_healing_seen_is_hoped_for_all_and_a_scratch_teaches_nothing() -> None:
-    assert pareto.power([]) == pareto.power([(1.2, 0.9)]) == HEALS
-    assert pareto.power([(4.0, 2.0), (4.0, 1.0)]) == 0.0
-    assert pareto.power([(4.0, 2.0), (4.0, 5.0)]) == pytest.approx(0.5)
-    assert pareto.power([(4.0, 5.0)]) == 1.0
+    assert promise.power([]) == promise.power([(1.2, 0.9)]) == HEALS
+    assert promise.power([(4.0, 2.0), (4.0, 1.0)]) == 0.0
+    assert promise.power([(4.0, 2.0), (4.0, 5.0)]) == pytest.approx(0.5)
+    assert promise.power([(4.0, 5.0)]) == 1.0
 
 
 def test_an_error_is_hoped_to_shrink_to_a_little_less_than_the_dense_models() -> None:
     poor, spare = row(0.5, 0.5, 5e-6), 0.05 * 0.1
-    whole = pareto.hoped(poor, DENSE, RECIPE, 0.0).number("top1")
-    half = pareto.hoped(poor, DENSE, RECIPE, 0.5).number("top1")
+    whole = promise.hoped(poor, DENSE, RECIPE, 0.0).number("top1")
+    half = promise.hoped(poor, DENSE, RECIPE, 0.5).number("top1")
     assert whole == pytest.approx(0.9 + spare)
     assert half == pytest.approx(1 - (math.sqrt(0.501 / 0.101) * 0.101 - 0.001) + spare)
-    assert pareto.hoped(poor, DENSE, RECIPE, 1.0).number("top1") == pytest.approx(0.5 + spare)
+    assert promise.hoped(poor, DENSE, RECIPE, 1.0).number("top1") == pytest.approx(0.5 + spare)
     better = row(0.1, 0.95, 9e-6)
-    assert pareto.hoped(better, DENSE, RECIPE, 0.5).number("top1") == pytest.approx(0.95 + spare)
+    assert promise.hoped(better, DENSE, RECIPE, 0.5).number("top1") == pytest.approx(0.95 + spare)
 
 
 def test_the_largest_gain_comes_first_and_little_gains_are_not_worth_a_training() -> None:
     large, small = row(0.75, 0.88, 3e-6), row(0.5, 0.88, 6e-6)
-    assert pareto.most_hopeful([DENSE], [small, large], DENSE, RECIPE) == large.candidate.key
+    assert promise.most_hopeful([DENSE], [small, large], DENSE, RECIPE) == large.candidate.key
     scrap = row(0.6, 0.8801, 2.99e-6)
     # The goal keeps the best in `choose` out of it: here it is the volume that decides.
     goals = dataclasses.replace(RECIPE, goals=(Goal("top1", "max_drop", 0.001),))
-    assert pareto.left([DENSE, large], [scrap], DENSE, goals) < LEAST
-    assert pareto.most_hopeful([DENSE, large], [scrap], DENSE, goals) is None
+    assert promise.left([DENSE, large], [scrap], DENSE, goals) < LEAST
+    assert promise.most_hopeful([DENSE, large], [scrap], DENSE, goals) is None
 
 
 def test_who_would_be_shipped_is_trained_however_little_it_adds() -> None:
     goals = dataclasses.replace(RECIPE, goals=(Goal("top1", "max_drop", 0.01),))
     large, fit = row(0.75, 0.85, 3e-6), row(0.1, 0.895, 9.9e-6)
-    assert pareto.left([DENSE, large], [fit], DENSE, goals) < LEAST
-    assert pareto.most_hopeful([DENSE, large], [fit], DENSE, goals) == fit.candidate.key
+    assert promise.left([DENSE, large], [fit], DENSE, goals) < LEAST
+    assert promise.most_hopeful([DENSE, large], [fit], DENSE, goals) == fit.candidate.key
 
 
 class Kitchen:
@@ -99,13 +98,13 @@ def climbed(
     by_key = {r.candidate.compression.key: scores[r.candidate.compression.sparsity] for r in rows
               if r.candidate.compression.sparsity in scores}  # fmt: skip
     kitchen = Kitchen(by_key)
-    monkeypatch.setattr(ladder, "made", kitchen.made)
+    monkeypatch.setattr(promotion, "made", kitchen.made)
     context: Any = SimpleNamespace(
         recipe=dataclasses.replace(RECIPE, measure=MeasureSpec(), **recipe),
         cache=kitchen,
         crew=SimpleNamespace(size=1),
     )
-    return ladder.climb(context, [DENSE], rows), kitchen.asked
+    return promotion.climb(context, [DENSE], rows), kitchen.asked
 
 
 def test_what_is_learnt_from_the_first_ends_the_climb(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +130,14 @@ def test_a_long_recovery_is_tried_briefly_first(monkeypatch: pytest.MonkeyPatch)
     rows = []
     for one in (row(0.75, 0.5, 3e-6), row(0.5, 0.5, 4e-6)):
         rows.append(
-            dataclasses.replace(one, candidate=ladder.changed(one.candidate, recovery=recovery))
+            dataclasses.replace(one, candidate=promotion.changed(one.candidate, recovery=recovery))
         )
-    tried = {ladder.changed(r.candidate, recovery=brief).compression.key: r for r in rows}
+    tried = {promotion.changed(r.candidate, recovery=brief).compression.key: r for r in rows}
     kitchen = Kitchen(dict(zip(tried, (0.85, 0.5), strict=True)))
-    monkeypatch.setattr(ladder, "made", kitchen.made)
+    monkeypatch.setattr(promotion, "made", kitchen.made)
     recipe = dataclasses.replace(RECIPE, recovery=recovery)
     context: Any = SimpleNamespace(recipe=recipe, cache=kitchen, crew=SimpleNamespace(size=1))
-    out = ladder.climb(context, [DENSE], rows)
+    out = promotion.climb(context, [DENSE], rows)
     beaten = rows[1].candidate.key
     assert set(out) == {beaten}
     assert out[beaten].endswith("(after 2 of 16 epochs)")

@@ -36,6 +36,7 @@ from hwbench.kernels import (
 )
 from hwbench.kernels.problem import WHOLE, Config, Problem
 from hwbench.kernels.template import Epilogue
+from hwbench.kernels.values import Made
 
 # Every number of lanes runs on this machine: 16 with AVX-512, 8 with AVX2, 4 with SSE.
 MACHINES = {lanes: build.machine(cpu) for cpu, lanes in (("haswell", 8), ("nehalem", 4))}
@@ -73,7 +74,7 @@ def document(
 def ours(
     path: Path, x: np.ndarray, lanes: int, pick: int = 0, threads: int = 1,
     choice: Callable[[Problem], Config] | None = None,
-) -> tuple[np.ndarray, list[lower.Made]]:  # fmt: skip
+) -> tuple[np.ndarray, list[Made]]:  # fmt: skip
     """Return what our kernels answer, each layer with its `pick`-th configuration or `choice`."""
     made = MACHINES[lanes]
     if threads > 1:
@@ -97,7 +98,7 @@ def theirs(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 def agree(
     model: onnx.ModelProto, x: np.ndarray, folder: Path, lanes: int, pick: int = 0, threads: int = 1
-) -> list[lower.Made]:
+) -> list[Made]:
     path = folder / "m.onnx"
     onnx.save(model, str(path))
     found, layers = ours(path, x, lanes, pick, threads)
@@ -1069,7 +1070,7 @@ def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPa
 
 def test_the_reason_names_what_was_tried() -> None:
     def told(form: str, density: float, contest: dict[str, float]) -> str:
-        made = lower.Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
+        made = Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
         return explain.rows(
             [made], {"f": [1e-5], "g": [1e-5]}, {"registers": 4e11}, {"s": contest}
         )[0].text
@@ -1086,11 +1087,11 @@ def test_the_reason_names_what_was_tried() -> None:
     assert "20 µs with output channels in the lanes" in lanes
     assert "cost model" in told("dense", 0.5, {})
     assert "nothing to skip" in told("depthwise", 0.5, {})
-    inside = lower.Made("d", "", "depthwise", 1.0, 1e6, within="p")
+    inside = Made("d", "", "depthwise", 1.0, 1e6, within="p")
     assert "computed inside the kernel of p" in explain.rows([inside], {"f": [1e-5]})[0].text
-    twice = [lower.Made(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
+    twice = [Made(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
     assert [r.seconds for r in explain.rows(twice, {"f": [1e-5, 3e-5]})] == [1e-5, 3e-5]
-    assert "not timed" in explain.rows([lower.Made("a", "f", "sparse", 0.1, 1.0)], {})[0].text
+    assert "not timed" in explain.rows([Made("a", "f", "sparse", 0.1, 1.0)], {})[0].text
 
 
 def test_a_layer_where_dense_is_faster_is_computed_dense(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hwbench import registry
 from hwbench.errors import StageError, UserError
 from hwbench.pruners import _criteria, _masks, nm
 from hwbench.pruners._layers import find_ends, weighted_layers
+from hwbench.registry import PRUNERS
 from tests import nets
 
 
@@ -26,7 +26,7 @@ def _linear(weight: list[list[float]]) -> nn.Linear:
 def _prune(pattern: str, model: nn.Module, example: torch.Tensor, **more: Any) -> Any:
     name = {":": "nm", "x": "block"}.get(next((c for c in pattern if c in ":x"), ""), pattern)
     spec = nets.spec(pattern, **more)
-    made: Any = registry.create("pruners", name).prune(model, example, spec, spec.sparsity)
+    made: Any = PRUNERS.create(name).prune(model, example, spec, spec.sparsity)
     return made
 
 
@@ -144,7 +144,7 @@ def test_every_group_keeps_n_and_the_best(
 
 def test_on_the_way_to_two_of_four_lies_three_of_four() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
-    pruner = registry.create("pruners", "nm")
+    pruner = PRUNERS.create("nm")
     spec = nets.spec("2:4", scope="local")
     for wanted, zeros in ((0.0, 0), (0.2, 0), (0.25, 16), (0.4, 16), (0.5, 32)):
         made = pruner.prune(model, torch.ones(1, 8), spec, wanted)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwbench import measure, stats
+from hwbench.connections import local
 from hwbench.errors import TargetError
 from hwbench.measure import generation, memory
 from hwbench.measure.device import Device, check_identity
@@ -91,7 +92,7 @@ def test_a_generation_whose_reference_was_slow_for_good_is_made_again(
         generation, "run", lambda _d, _j, _a, number, *_: _generation(number, next(slow))
     )
     # A parcel has one attempt, and as many generations as it has.
-    device = cast(Device, SimpleNamespace(attempts=spare, groups=()))
+    device = cast(Device, SimpleNamespace(attempts=spare, traits=local.TRAITS))
     spec = MeasureSpec(generations=4, half_width=1e-9)
     found = Latencies(
         device, tmp_path, spec, Settings(""), PAIR, [Job("b", "", {}, "")], "a", [],

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench import registry
 from hwbench.errors import StageError, UserError
 from hwbench.meters._sensors import PowerSampler, trapezoids, unavailable
 from hwbench.meters.nvml import Nvml
@@ -22,6 +21,7 @@ from hwbench.meters.proxy import Options as ProxyOptions
 from hwbench.meters.proxy import Proxy
 from hwbench.meters.rapl import Options as RaplOptions
 from hwbench.meters.rapl import Rapl
+from hwbench.registry import METERS
 
 samples = st.lists(st.tuples(st.floats(1e-3, 10.0), st.floats(0.0, 1e3)), max_size=30)
 
@@ -79,7 +79,7 @@ class TestProxy:
         assert "without what idles" in reading.note
 
     def test_counts_this_process(self) -> None:
-        meter = registry.create("meters", "proxy", {"core_watts": 5.0, "idle_watts": 0.0})
+        meter = METERS.create("proxy", {"core_watts": 5.0, "idle_watts": 0.0})
         meter.start()
         begun = time.process_time()
         while time.process_time() - begun < 0.02:
@@ -133,4 +133,4 @@ def test_rails_without_a_current_do_not_count() -> None:
 
 def test_an_unknown_option_is_a_user_error() -> None:
     with pytest.raises(UserError, match="no option 'watts'"):
-        registry.create("meters", "proxy", {"watts": 3.0})
+        METERS.create("proxy", {"watts": 3.0})

@@ -12,7 +12,7 @@ import pytest
 
 from hwbench.errors import StageError
 from hwbench.meters.replay import Options, Replay
-from hwbench.pipeline import modelled
+from hwbench.pipeline import energy_model
 from hwbench.records import Result, Source, Value
 from tests import synthetic
 
@@ -45,21 +45,21 @@ def metered(folder: Path, number: int, noise: float = 0.0) -> Result:
 
 
 def test_it_finds_what_the_device_takes(tmp_path: Path) -> None:
-    anchors = modelled.anchors_of(metered(tmp_path, n) for n in range(24))
-    model = modelled.fit(anchors)
+    anchors = energy_model.anchors_of(metered(tmp_path, n) for n in range(24))
+    model = energy_model.fit(anchors)
     assert model.watts == pytest.approx(WATTS, rel=1e-6)
     assert model.per_mac == pytest.approx(PER_MAC, rel=1e-6)
     assert model.per_byte == pytest.approx(PER_BYTE, rel=1e-6)
     assert model.error < 1e-6
-    noisy = modelled.fit(modelled.anchors_of(metered(tmp_path, n, 0.05) for n in range(40)))
+    noisy = energy_model.fit(energy_model.anchors_of(metered(tmp_path, n, 0.05) for n in range(40)))
     assert noisy.watts == pytest.approx(WATTS, rel=0.3)
     assert 0.02 < noisy.error < 0.2
 
 
 def test_with_fewer_than_twenty_anchors_it_refuses(tmp_path: Path) -> None:
-    anchors = modelled.anchors_of(metered(tmp_path, n) for n in range(19))
+    anchors = energy_model.anchors_of(metered(tmp_path, n) for n in range(19))
     with pytest.raises(StageError, match="19 runs with a meter or a counter are too few"):
-        modelled.fit(anchors)
+        energy_model.fit(anchors)
 
 
 def test_proxies_failures_and_repetitions_are_no_anchors(tmp_path: Path) -> None:
@@ -69,18 +69,18 @@ def test_proxies_failures_and_repetitions_are_no_anchors(tmp_path: Path) -> None
     untimed = dataclasses.replace(
         one, values={k: v for k, v in one.values.items() if k != "latency_p50"}
     )
-    assert modelled.anchors_of([stand_in, untimed]) == []
-    assert len(modelled.anchors_of([one, one])) == 1
+    assert energy_model.anchors_of([stand_in, untimed]) == []
+    assert len(energy_model.anchors_of([one, one])) == 1
 
 
 def test_its_numbers_say_that_they_are_predicted_and_by_how_much_they_are_off(
     tmp_path: Path,
 ) -> None:
-    model = modelled.fit(modelled.anchors_of(metered(tmp_path, n, 0.05) for n in range(40)))
+    model = energy_model.fit(energy_model.anchors_of(metered(tmp_path, n, 0.05) for n in range(40)))
     truth = metered(tmp_path, 99)
     proxy = Value("energy", 1.0, Source.PROXY, tier="proxy")
     blind = dataclasses.replace(truth, values={**truth.values, "energy": proxy})
-    found = modelled.predicted(blind, model).values["energy"]
+    found = energy_model.predicted(blind, model).values["energy"]
     assert (found.source, found.tier) == (Source.PREDICTED, "model")
     assert found.low is not None
     assert found.high is not None
@@ -89,4 +89,4 @@ def test_its_numbers_say_that_they_are_predicted_and_by_how_much_they_are_off(
     assert found.low * 0.9 < real < found.high * 1.1
     assert "by the proxy 1 J" in found.note
     no_time = dataclasses.replace(blind, values={"energy": proxy})
-    assert modelled.predicted(no_time, model) is no_time
+    assert energy_model.predicted(no_time, model) is no_time

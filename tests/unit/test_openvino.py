@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from hwbench import registry
-from hwbench.backends.openvino import _insist_on_bf16, _say, tolerance
+from hwbench.backends.openvino import TRAITS, _insist_on_bf16, _say
 from hwbench.errors import StageError
 from hwbench.export.quantising import quantised
+from hwbench.registry import BACKENDS
 from tests import artifacts
 
 
@@ -36,7 +36,7 @@ def test_int8_files_run_in_integers_and_agree(tmp_path: Path) -> None:
     onnx.save(quantised(onnx.load(str(plain.path)), samples), str(path))
     model = dataclasses.replace(plain, path=path)
     made = artifacts.compiled(model, artifacts.candidate("openvino", batch=4), tmp_path / "a")
-    session = registry.create("backends", "openvino").load(made.folder / made.entry, 1)
+    session = BACKENDS.create("openvino").load(made.folder / made.entry, 1)
     x = samples[:4].numpy()
     session.set_inputs([x])
     session.invoke()
@@ -49,7 +49,7 @@ def test_int8_files_run_in_integers_and_agree(tmp_path: Path) -> None:
 def test_fp32_is_not_computed_in_short_floats(tmp_path: Path) -> None:
     model = artifacts.network(tmp_path / "m.onnx")
     made = artifacts.compiled(model, artifacts.candidate("openvino"), tmp_path / "a")
-    session = registry.create("backends", "openvino").load(made.folder / made.entry, 1)
+    session = BACKENDS.create("openvino").load(made.folder / made.entry, 1)
     assert _convolutions(session) == {"f32"}
 
 
@@ -60,7 +60,7 @@ def test_bf16_is_bf16_or_not_available(tmp_path: Path) -> None:
     own = artifacts.candidate("openvino", {"precision": "bf16"})
     assert own.label == "dense · openvino bf16"
     made = artifacts.compiled(model, own, tmp_path / "a")
-    backend = registry.create("backends", "openvino", {"precision": "bf16"})
+    backend = BACKENDS.create("openvino", {"precision": "bf16"})
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert "bf16" in _convolutions(backend.load(made.folder / made.entry, 1))
     else:
@@ -68,7 +68,7 @@ def test_bf16_is_bf16_or_not_available(tmp_path: Path) -> None:
             backend.load(made.folder / made.entry, 1)
     with pytest.raises(StageError, match="not available: this processor has no units for bf16"):
         _insist_on_bf16(["FP32", "INT8"])
-    assert tolerance({"precision": "bf16"}) > tolerance({})
+    assert TRAITS.tolerance({"precision": "bf16"}) > TRAITS.tolerance({})
 
 
 def test_errors_say_the_line_that_says_something() -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from hwbench import registry
 from hwbench.backends import _cuda, _ort_gpu
 from hwbench.backends._ort_gpu import GpuSession, check_placed, placed
-from hwbench.backends.onnxruntime import tolerance
+from hwbench.backends.onnxruntime import TRAITS
 from hwbench.errors import StageError
+from hwbench.registry import BACKENDS
 from tests import artifacts
 
 CPU, CUDA, RT = (f"{n}ExecutionProvider" for n in ("CPU", "CUDA", "Tensorrt"))
@@ -26,7 +26,7 @@ CPU, CUDA, RT = (f"{n}ExecutionProvider" for n in ("CPU", "CUDA", "Tensorrt"))
 @pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this onnxruntime has CUDA")
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_is_not_there_is_not_available(provider: str, tmp_path: Path) -> None:
-    backend = registry.create("backends", "onnxruntime", {"provider": provider})
+    backend = BACKENDS.create("onnxruntime", {"provider": provider})
     entry = backend.compile_empty(artifacts.TARGET, tmp_path)
     for use in (backend.versions, lambda: backend.load(tmp_path / entry, 1)):
         with pytest.raises(StageError, match="not available: this onnxruntime has no") as refused:
@@ -120,7 +120,7 @@ def test_a_library_that_is_missing_is_named(
     monkeypatch.setattr(ort, "__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
     monkeypatch.setattr(ort, "get_available_providers", lambda: [RT, CUDA, CPU])
     with pytest.raises(StageError, match=r"not available: Tensorrt.* libhwbenchgone") as refused:
-        registry.create("backends", "onnxruntime", {"provider": "tensorrt"}).versions()
+        BACKENDS.create("onnxruntime", {"provider": "tensorrt"}).versions()
     assert "install TensorRT" in refused.value.mend
 
 
@@ -166,14 +166,16 @@ def test_options_are_those_of_the_providers(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(StageError, match=r"needs (a GPU|the CUDA provider)"):
-        registry.create("backends", "onnxruntime", options)
+        BACKENDS.create("onnxruntime", options)
 
 
 def test_short_formats_may_differ_more() -> None:
-    limits = [tolerance({"provider": "cuda", "precision": p}) for p in ("fp32", "tf32", "fp16")]
+    limits = [
+        TRAITS.tolerance({"provider": "cuda", "precision": p}) for p in ("fp32", "tf32", "fp16")
+    ]
     assert limits == sorted(set(limits))
-    assert tolerance({}) == limits[0]
-    assert tolerance({"provider": "tensorrt"}) == limits[1]
+    assert TRAITS.tolerance({}) == limits[0]
+    assert TRAITS.tolerance({"provider": "tensorrt"}) == limits[1]
 
 
 def test_fp16_is_a_file_of_half_the_size_that_answers_alike(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_fp16_is_a_file_of_half_the_size_that_answers_alike(tmp_path: Path) -> N
         for p in (model.path, path)
     )
     assert found.dtype == np.float32
-    assert 0 < np.abs(found - wanted).max() <= tolerance(options) * np.abs(wanted).max()
+    assert 0 < np.abs(found - wanted).max() <= TRAITS.tolerance(options) * np.abs(wanted).max()
 
 
 def test_the_script_has_the_options_that_were_measured(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_the_script_has_the_options_that_were_measured(tmp_path: Path) -> None:
     for provider, options in (("cpu", {}), ("cuda", {"precision": "tf32", "graph": True})):
         candidate = artifacts.candidate("onnxruntime", {"provider": provider, **options})
         made = artifacts.compiled(model, candidate, tmp_path / provider)
-        backend = registry.create("backends", "onnxruntime", {"provider": provider, **options})
+        backend = BACKENDS.create("onnxruntime", {"provider": provider, **options})
         script = backend.script(made.entry, made)
         compile(script, "run.py", "exec")
         assert ("preload_dlls" in script) == (provider == "cuda")

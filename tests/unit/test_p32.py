@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwbench import registry
 from hwbench.errors import UserError
 from hwbench.protocols import Split
+from hwbench.registry import WORKLOADS
 from hwbench.workloads import p32
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -50,7 +50,7 @@ def test_the_area_filter_keeps_the_mean_and_agrees_with_torch_where_it_divides(s
 
 
 def test_pixels_are_those_of_photographs_and_digits() -> None:
-    inputs, labels = registry.create("workloads", "p32", {"train": 300}).data("train")
+    inputs, labels = WORKLOADS.create("p32", {"train": 300}).data("train")
     assert inputs.shape == (300, 3, 32, 32)
     assert labels.dtype == torch.int64
     pixels = inputs * 0.25 + 0.45
@@ -71,7 +71,7 @@ def test_the_digit_stands_out_of_its_background() -> None:
 
 def test_seeds_differ_and_sizes_are_kept() -> None:
     first, second = (
-        registry.create("workloads", "p32", {"validation": 20, "seed": seed}).data("validation")
+        WORKLOADS.create("p32", {"validation": 20, "seed": seed}).data("validation")
         for seed in (0, 1)
     )
     assert len(first[0]) == 20
@@ -80,11 +80,11 @@ def test_seeds_differ_and_sizes_are_kept() -> None:
 
 def test_no_images_is_refused() -> None:
     with pytest.raises(UserError, match="0 images"):
-        registry.create("workloads", "p32", {"test": 0})
+        WORKLOADS.create("p32", {"test": 0})
 
 
 def test_the_network_has_3_million_macs_and_a_stride_2_stem() -> None:
-    model = registry.create("workloads", "p32").model().eval()
+    model = WORKLOADS.create("p32").model().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))
     assert counter.get_total_flops() // 2 == 3_125_888
@@ -93,7 +93,7 @@ def test_the_network_has_3_million_macs_and_a_stride_2_stem() -> None:
 
 
 def test_training_images_move_by_up_to_two_pixels() -> None:
-    workload = registry.create("workloads", "p32", {"train": 10})
+    workload = WORKLOADS.create("p32", {"train": 10})
     seen: list[torch.Tensor] = []
 
     class Spy(torch.nn.Module):
@@ -111,7 +111,7 @@ def test_training_images_move_by_up_to_two_pixels() -> None:
 
 
 def test_the_larger_network_has_layers_to_choose_from() -> None:
-    workload = registry.create("workloads", "p32", {"network": "resnet18"})
+    workload = WORKLOADS.create("p32", {"network": "resnet18"})
     model = workload.model().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

@@ -12,14 +12,15 @@ import pytest
 
 from hwbench import predict
 from hwbench.errors import StageError
+from hwbench.instruments import predict_fit, predict_validate
 from hwbench.pareto import compare
-from hwbench.predict import classes, cycles, fit, price, validate
+from hwbench.predict import classes, cycles, price
 from hwbench.records import Layer, OnnxModel, Source, Value
 from tests import artifacts
 
 
 def test_the_published_table_is_predicted_within_the_bars() -> None:
-    rows = {(r.model, r.core): r for r in validate.validate()}
+    rows = {(r.model, r.core): r for r in predict_validate.validate()}
     fallback = rows["operator classes", "cortex-a72"]
     counted = rows["counts: instructions and misses", "cortex-a72"]
     assert fallback.mean_error <= 0.16
@@ -32,20 +33,22 @@ def test_the_published_table_is_predicted_within_the_bars() -> None:
 
 def test_a_model_that_misses_its_bar_says_so() -> None:
     seconds = np.array([1.0, 2.0, 4.0])
-    row = validate.row("bad", "cortex-a72", ["a", "b", "c"], seconds[::-1].copy(), seconds, 0.16)
+    row = predict_validate.row(
+        "bad", "cortex-a72", ["a", "b", "c"], seconds[::-1].copy(), seconds, 0.16
+    )
     assert not row.held
     assert row.pairs_right == 0
     assert (row.told, row.told_right) == (3, 0)
-    near = validate.row(
+    near = predict_validate.row(
         "near", "cortex-a72", ["a", "b"], np.array([1.1, 1.0]), np.array([1.0, 2.0])
     )
     assert (near.pairs, near.pairs_right, near.told) == (1, 0, 0), "wrong, and said to be a tie"
-    assert "MISSED" in validate.markdown([row])
+    assert "MISSED" in predict_validate.markdown([row])
 
 
 def test_the_committed_coefficients_are_those_of_the_committed_data() -> None:
     path = Path(predict.__file__).with_name("coefficients.json")
-    kept, made = json.loads(path.read_text()), fit.coefficients(fit.published())
+    kept, made = json.loads(path.read_text()), predict_fit.coefficients(predict_fit.published())
     assert kept["from"] == made["from"]
     for core, figures in made["cores"].items():
         old = kept["cores"][core]
@@ -55,7 +58,7 @@ def test_the_committed_coefficients_are_those_of_the_committed_data() -> None:
 
 def test_a_family_is_left_out_whole() -> None:
     what, names = np.array([[1.0], [1.0], [2.0]]), ["vgg16", "vgg16_int8", "alexnet"]
-    found = fit.left_out(what, np.array([9.0, 9.0, 2.0]), names)
+    found = predict_fit.left_out(what, np.array([9.0, 9.0, 2.0]), names)
     assert found[:2] == pytest.approx([1.0, 1.0], rel=1e-3), "9 s were seen by nobody in the family"
 
 
@@ -63,7 +66,7 @@ def test_the_fit_finds_what_made_the_numbers() -> None:
     rng = np.random.default_rng(0)
     what = rng.uniform(1e6, 1e8, (20, 3))
     true = np.array([2e-10, 0.0, 5e-9])
-    assert fit.fit(what, what @ true) == pytest.approx(true, rel=1e-2, abs=1e-12)
+    assert predict_fit.fit(what, what @ true) == pytest.approx(true, rel=1e-2, abs=1e-12)
 
 
 @pytest.fixture

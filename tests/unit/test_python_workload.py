@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from hwbench import registry
 from hwbench.errors import StageError, UserError
+from hwbench.registry import WORKLOADS
 from hwbench.workloads.python import PythonWorkload
 from tests.contracts.test_workloads import EXAMPLE
 
@@ -16,7 +16,8 @@ from tests.contracts.test_workloads import EXAMPLE
 def _load(folder: Path, text: str, **options: object) -> PythonWorkload:
     path = folder / "task.py"
     path.write_text(text)
-    made: PythonWorkload = registry.create("workloads", "python", {"file": path, **options})
+    made = WORKLOADS.create("python", {"file": path, **options})
+    assert isinstance(made, PythonWorkload)
     return made
 
 
@@ -86,7 +87,7 @@ def test_a_class_name_that_is_not_there_or_lacks_a_method(tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", ["absent.py", "."])
 def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path, path: str) -> None:
     with pytest.raises(UserError, match=r"does not exist|is a directory"):
-        registry.create("workloads", "python", {"file": tmp_path / path})
+        WORKLOADS.create("python", {"file": tmp_path / path})
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import registry
-from hwbench.search.__main__ import main, table_of
-from hwbench.search.race import race
+from hwbench.instruments.sampler_race import race
+from hwbench.instruments.search_figures import main, table_of
+from hwbench.registry import SAMPLERS
 
 TABLE = Path(__file__).parents[1] / "data" / "search" / "p32.jsonl"
 
 
-@pytest.mark.skipif(bool(registry.lacking("samplers", "optuna")), reason="needs optuna")
+@pytest.mark.skipif(bool(SAMPLERS.lacking("optuna")), reason="needs optuna")
 def test_optuna_beats_random_at_equal_budget_over_five_seeds() -> None:
     table = table_of(TABLE)
     assert len(table) >= 200

@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hwbench.instruments import nights
+from hwbench.instruments.nights import SMALL, World, live
 from hwbench.records import METRICS, Change, Floor, Status
 from hwbench.regress import (
     FLOORS,
@@ -18,9 +20,7 @@ from hwbench.regress import (
     noise,
     paired_chance,
     pooled,
-    simulate,
 )
-from hwbench.regress.simulate import SMALL, World, live
 
 TIME = FLOORS["latency_p50"]
 
@@ -104,13 +104,13 @@ def test_every_floor_is_of_a_metric() -> None:
 # many nights
 
 
-def nights(levels: list[float], spread: float = 0.004) -> list[float]:
+def rows(levels: list[float], spread: float = 0.004) -> list[float]:
     rng = np.random.default_rng(3)
     return [float(level * np.exp(rng.normal(0, spread))) for level in levels]
 
 
 def test_a_step_is_found_where_it_is() -> None:
-    series = nights([1.0] * 12 + [1.03] * 8)
+    series = rows([1.0] * 12 + [1.03] * 8)
     assert change_points(series) == (12,)
     found = creep(series, [0.01] * 20, 0.01)
     assert found is not None
@@ -119,9 +119,9 @@ def test_a_step_is_found_where_it_is() -> None:
 
 
 def test_a_quiet_series_has_no_change_and_a_fall_is_no_alarm() -> None:
-    assert change_points(nights([1.0] * 30)) == ()
-    assert creep(nights([1.0] * 30), [0.01] * 30, 0.01) is None
-    assert creep(nights([1.0] * 15 + [0.95] * 15), [0.01] * 30, 0.01) is None
+    assert change_points(rows([1.0] * 30)) == ()
+    assert creep(rows([1.0] * 30), [0.01] * 30, 0.01) is None
+    assert creep(rows([1.0] * 15 + [0.95] * 15), [0.01] * 30, 0.01) is None
 
 
 def test_too_short_a_series_says_nothing() -> None:
@@ -131,13 +131,13 @@ def test_too_short_a_series_says_nothing() -> None:
 
 
 def test_a_series_that_was_off_from_the_first_night_on_counts_from_there() -> None:
-    found = creep(nights([1.02] * 8), [0.01] * 8, 0.01)
+    found = creep(rows([1.02] * 8), [0.01] * 8, 0.01)
     assert found is not None
     assert found.since == 0
 
 
 def test_a_night_that_was_not_measured_keeps_its_place() -> None:
-    series = [Change(ratio=r) for r in nights([1.0] * 10 + [1.05] * 6)]
+    series = [Change(ratio=r) for r in rows([1.0] * 10 + [1.05] * 6)]
     series.insert(5, Change())
     found = crept(series, 0.01)
     assert found is not None
@@ -159,7 +159,7 @@ def test_two_sessions_are_pooled_on_the_logarithm() -> None:
 
 def test_a_small_simulation_holds_every_bar() -> None:
     size = dataclasses.replace(SMALL, changes=6, series=20)
-    found = list(simulate.bars(size))
+    found = list(nights.bars(size))
     assert len(found) == 8
     assert all(bar.ok for bar in found), [bar for bar in found if not bar.ok]
 
@@ -176,6 +176,6 @@ def test_the_simulator_can_fail() -> None:
     told = dataclasses.replace(live(world, 0), alarms=((3, 2, Status.WORSE),))
     assert told.false == 1
     assert told.after is None
-    assert simulate._quiet("none", [told]).ok
+    assert nights._quiet("none", [told]).ok
     worse = dataclasses.replace(told, alarms=((3, 2, Status.WORSE), (4, 1, Status.CREEP)))
-    assert not simulate._quiet("none", [worse]).ok
+    assert not nights._quiet("none", [worse]).ok

@@ -10,9 +10,8 @@ import pytest
 
 from hwbench import config
 from hwbench.connections import emulated
+from hwbench.executor.jobs import Inputs, Prepared
 from hwbench.export import parity
-from hwbench.pipeline import rehearse
-from hwbench.pipeline.jobs import Inputs, Prepared
 from hwbench.records import (
     CompiledModel,
     Decision,
@@ -22,6 +21,7 @@ from hwbench.records import (
     Standing,
     Value,
 )
+from hwbench.studies import emulated_check
 from tests import artifacts
 
 
@@ -36,11 +36,11 @@ class Stage:
     def judged(self, outputs: np.ndarray) -> tuple[Value, Failure | None]:
         np.save(self.folder / "outputs.npy", outputs)
         seen = Measurement("a", Source.EMULATED, outputs=self.folder / "outputs.npy")
-        return rehearse.judged(self.prepared, self.made, seen, self.data)
+        return emulated_check.judged(self.prepared, self.made, seen, self.data)
 
     def lost(self, why: str) -> tuple[Value, Failure | None]:
         seen = Measurement("a", Source.EMULATED, failures={"outputs": Failure("measure", why)})
-        return rehearse.judged(self.prepared, self.made, seen, self.data)
+        return emulated_check.judged(self.prepared, self.made, seen, self.data)
 
 
 @pytest.fixture
@@ -82,16 +82,16 @@ def test_a_crash_is_a_failure_and_slowness_is_none(stage: Stage) -> None:
 
 def test_what_cannot_be_emulated_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(emulated.FOLDER, str(tmp_path))
-    assert "make emulated-board" in rehearse.lacking(config.load_target("rpi4"))
+    assert "make emulated-board" in emulated_check.lacking(config.load_target("rpi4"))
     (tmp_path / "built").touch()
-    assert rehearse.lacking(config.load_target("rpi4")) == ""
-    assert rehearse.lacking(config.load_target("rpi3")) == ""
-    assert "cortex-a76" in rehearse.lacking(config.load_target("rpi5"))
+    assert emulated_check.lacking(config.load_target("rpi4")) == ""
+    assert emulated_check.lacking(config.load_target("rpi3")) == ""
+    assert "cortex-a76" in emulated_check.lacking(config.load_target("rpi5"))
 
 
 def test_the_chosen_and_the_dense_model_come_first() -> None:
     states = {"f": "front", "c": "chosen", "d": "dominated", "m": "missing", "x": "failed"}
     standings = tuple(Standing(k, s, meets_goals=True) for k, s in states.items())  # type: ignore[arg-type]
     decision = Decision("rpi4", "smoke", "c", "d", "pruned", "", standings)
-    assert rehearse.wanted(decision) == ["c", "d", "f"]
-    assert rehearse.wanted(dataclasses.replace(decision, dense="x")) == ["c", "f"]
+    assert emulated_check.wanted(decision) == ["c", "d", "f"]
+    assert emulated_check.wanted(dataclasses.replace(decision, dense="x")) == ["c", "f"]

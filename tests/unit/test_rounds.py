@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from hwbench import compress, registry
+from hwbench import compress
 from hwbench.compress import rounds
 from hwbench.compress.distillation import taught
 from hwbench.compress.training import fit, seeded
 from hwbench.protocols import Workload
 from hwbench.records import CompressedModel, CompressionSpec, TrainSpec, WorkloadSpec
+from hwbench.registry import WORKLOADS
 
 OPTIONS = {"train": 256, "validation": 128}
 TOY = WorkloadSpec("toy", OPTIONS)
@@ -29,8 +30,7 @@ def _quiet(_share: float) -> None:
 
 @pytest.fixture(scope="module")
 def toy() -> Workload:
-    made: Workload = registry.create("workloads", "toy", OPTIONS)
-    return made
+    return WORKLOADS.create("toy", OPTIONS)
 
 
 @pytest.fixture(scope="module")

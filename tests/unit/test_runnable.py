@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from hwbench.errors import TargetError
-from hwbench.pipeline.bench import runnable
 from hwbench.records import Conditions, PluginSpec
+from hwbench.studies.bench import runnable
 from tests import artifacts
 
 GPU = {"provider": "cuda"}

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.compress.schedule import SCHEDULES, Step, plan
+from hwbench.compress.schedule import Step, plan
 from hwbench.errors import UserError
-from hwbench.records import LAST
+from hwbench.records import LAST, SCHEDULES, Schedule
 
 
 def test_oneshot_prunes_once_at_the_start() -> None:
@@ -28,10 +28,12 @@ def test_cubic_by_hand() -> None:
 
 
 @given(
-    schedule=st.sampled_from(SCHEDULES), steps=st.integers(1, 30), sparsity=st.floats(0.01, 0.99)
+    schedule=st.sampled_from(tuple(SCHEDULES)),
+    steps=st.integers(1, 30),
+    sparsity=st.floats(0.01, 0.99),
 )
 def test_shares_rise_to_the_one_asked_for_exactly(
-    schedule: str, steps: int, sparsity: float
+    schedule: Schedule, steps: int, sparsity: float
 ) -> None:
     found = plan(schedule, steps, sparsity)
     assert found[-1].sparsity == sparsity
@@ -51,6 +53,6 @@ def test_iterative_by_hand() -> None:
 
 def test_nonsense_is_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'cubic'"):
-        plan("qubic", 3, 0.5)
+        plan("qubic", 3, 0.5)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="0 pruning steps"):
         plan("linear", 0, 0.5)

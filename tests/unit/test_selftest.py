@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hwbench.config.measure import POLICIES
-from hwbench.measure import selftest
-from hwbench.measure.selftest import Row
+from hwbench.instruments import selftest
+from hwbench.instruments.selftest import Row
 from hwbench.measure.trial import Trial
 from hwbench.records import Failure
 from tests import noise

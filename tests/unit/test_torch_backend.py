@@ -16,14 +16,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from hwbench import registry
 from hwbench.backends import _torch_graph, _torch_layers, _torch_net
 from hwbench.backends._torch_layers import Kernel, Offer, Replaced
 from hwbench.backends._torch_net import Conv2d, Linear
-from hwbench.backends.torch import Options, require, tolerance, translated
+from hwbench.backends._torch_time import How, copies, fastest
+from hwbench.backends.torch import TRAITS, Options, require, translated
 from hwbench.errors import StageError
+from hwbench.protocols import Accelerated
 from hwbench.records import OnnxModel
+from hwbench.registry import BACKENDS
 from tests import artifacts
 
 RNG = np.random.default_rng(0)
@@ -133,15 +136,16 @@ def test_short_formats_stay_within_their_tolerance(precision: str, tmp_path: Pat
     model = artifacts.network(tmp_path / "m.onnx")
     options = {"precision": precision}
     made = artifacts.compiled(model, artifacts.candidate("torch", options, batch=2), tmp_path / "a")
-    session = registry.create("backends", "torch", options).load(made.folder / made.entry, 1)
+    session = BACKENDS.create("torch", options).load(made.folder / made.entry, 1)
     x = np.random.default_rng(3).standard_normal((2, *artifacts.SHAPE)).astype(np.float32)
     session.set_inputs([x])
     session.invoke()
     (found,) = session.outputs()
     wanted = _answers(model, x)
     error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    assert 0 < error <= tolerance(options)
+    assert 0 < error <= TRAITS.tolerance(options)
     if precision == "int8":
+        assert isinstance(session, Accelerated)
         assert any("int8 takes" in words for words in session.layers)
 
 
@@ -155,12 +159,12 @@ def _answers(model: OnnxModel, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("wrong", [{"mode": "graph"}, {"precision": "tf32"}])
 def test_what_needs_a_gpu_says_so(wrong: dict[str, Any]) -> None:
     with pytest.raises(StageError, match="needs a GPU"):
-        registry.create("backends", "torch", wrong)
+        BACKENDS.create("torch", wrong)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: nothing is missing")
 def test_without_a_gpu_it_is_not_available_and_says_why(tmp_path: Path) -> None:
-    backend = registry.create("backends", "torch", {"device": "cuda"})
+    backend = BACKENDS.create("torch", {"device": "cuda"})
     entry = backend.compile_empty(artifacts.TARGET, tmp_path)
     for use in (backend.versions, lambda: backend.load(tmp_path / entry, 1)):
         with pytest.raises(StageError, match="not available: ") as refused:
@@ -234,22 +238,44 @@ def test_im2col_with_the_weights_as_a_matrix_is_the_convolution(
 ) -> None:
     layer = Conv2d(torch.randn(7, 5, size, size), torch.randn(7), settings)
     weight = _torch_layers.matrix(layer)
-    replaced = Replaced(layer, lambda rows: rows @ weight.t())
+    replaced = Replaced(layer, Plain(weight))
     x = torch.randn(2, 5, 9, 8)
     torch.testing.assert_close(replaced(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
-def _slow(weight: Tensor) -> Kernel:
-    def products(rows: Tensor) -> Tensor:
-        for _ in range(30):
-            found = rows @ weight.t()
-        return found
+class Plain:
+    """A kernel that multiplies as the dense layer does, as often as it is told."""
 
-    return products
+    def __init__(self, weight: Tensor, times: int = 1, factor: float = 1.0) -> None:
+        self._weight, self._times, self._factor = weight, times, factor
+        self.nbytes, self.chosen = weight.nbytes, ""
+
+    def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
+        self.tuned_for = rows.shape
+
+    def __call__(self, rows: Tensor, bias: Tensor | None = None, /) -> Tensor:
+        for _ in range(self._times):
+            found = F.linear(rows, self._weight, bias)
+        return found * self._factor
+
+
+class Narrow(Plain):
+    """A kernel that knows that only the first columns of its weight hold anything."""
+
+    def __call__(self, rows: Tensor, bias: Tensor | None = None, /) -> Tensor:
+        return F.linear(rows[:, :16], self._weight[:, :16], bias)
+
+
+def _slow(weight: Tensor) -> Kernel:
+    return Plain(weight, 30)
 
 
 def _quick(weight: Tensor) -> Kernel:
-    return lambda rows: rows.new_zeros(len(rows), len(weight))
+    return Narrow(weight)
+
+
+def _wrong(weight: Tensor) -> Kernel:
+    return Narrow(weight * 1.1)
 
 
 def _refused(weight: Tensor) -> Kernel:
@@ -262,12 +288,14 @@ def test_a_layer_is_replaced_where_that_is_faster_or_forced(
 ) -> None:
     offers = {
         256: [Offer("slow", _slow)],
-        128: [Offer("refused", _refused), Offer("quick", _quick)],
+        2048: [Offer("refused", _refused), Offer("wrong", _wrong), Offer("quick", _quick)],
     }
+    narrow = torch.zeros(2048, 256)
+    narrow[:, :16] = torch.randn(2048, 16)
     monkeypatch.setattr(_torch_layers, "offers", lambda w, _o: offers.get(len(w), []))
     net = nn.Sequential(
-        Linear(torch.randn(256, 64), None), Linear(torch.randn(128, 256), torch.ones(128)),
-        Linear(torch.randn(8, 128), None),
+        Linear(torch.randn(256, 64), None), Linear(narrow, torch.ones(2048)),
+        Linear(torch.randn(8, 2048), None),
     )  # fmt: skip
     said = _torch_layers.choose(net, [torch.randn(512, 64)], Options(sparse=sparse))
     assert isinstance(net[0], Replaced) is slow_is_taken
@@ -276,6 +304,9 @@ def test_a_layer_is_replaced_where_that_is_faster_or_forced(
     assert len(said) == 2
     assert "slow takes" in said[0]
     assert "refused not possible (sizes of a multiple of 32 are needed)" in said[1]
+    assert "wrong not possible (its answers are 1" in said[1]
+    assert isinstance(net[1].kernel, Narrow)
+    assert net[1].kernel.tuned_for == (512, 256)
     assert "quick takes" in said[1]
     assert said[1].endswith("taken")
 
@@ -286,7 +317,7 @@ def test_compiled_gives_the_same_answers(tmp_path: Path) -> None:
     model = artifacts.network(tmp_path / "m.onnx")
     options = {"mode": "compile"}
     made = artifacts.compiled(model, artifacts.candidate("torch", options), tmp_path / "a")
-    session = registry.create("backends", "torch", options).load(made.folder / made.entry, 1)
+    session = BACKENDS.create("torch", options).load(made.folder / made.entry, 1)
     x = np.random.default_rng(3).standard_normal((1, *artifacts.SHAPE)).astype(np.float32)
     session.set_inputs([x])
     session.invoke()
@@ -295,7 +326,8 @@ def test_compiled_gives_the_same_answers(tmp_path: Path) -> None:
 
 BLOCKS = """
 import torch
-from hwbench.backends._torch_block import BlockKernel
+from hwbench.backends._torch_block import BlockKernel, launches
+from hwbench.backends._torch_time import How
 
 torch.manual_seed(0)
 for size, dtype, m in [(16, "float32", 5), (16, "bfloat16", 40), (32, "float16", 16),
@@ -315,6 +347,16 @@ for size, dtype, m in [(16, "float32", 5), (16, "bfloat16", 40), (32, "float16",
     error = float((found.float() - wanted).abs().max() / wanted.abs().max())
     limit = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
     assert error <= limit, (size, dtype, m, error)
+    # Every launch that may be chosen computes the same, bias and all.
+    bias = torch.randn(2 * size).to(kind)
+    kinds = {(l.tile, l.group, l.cut): l for l in launches(m, size, 2 * size)}
+    for launch in kinds.values():  # warps and stages are nothing to the interpreter
+        found = kernel._multiply(x, bias, launch)
+        error = float((found.float() - wanted - bias.float()).abs().max() / wanted.abs().max())
+        assert error <= limit, (size, dtype, m, launch, error)
+small = BlockKernel(torch.eye(16), 16)
+small.tune(torch.ones(3, 16), None, How())
+assert small._launch in launches(3, 16, 16)
 nothing = BlockKernel(torch.zeros(32, 32), 16)
 assert not nothing(torch.ones(3, 32)).any()
 try:
@@ -334,3 +376,69 @@ def test_the_block_kernel_multiplies_rightly_in_tritons_interpreter() -> None:
         env={**os.environ, "TRITON_INTERPRET": "1"},
     )
     assert done.stdout.strip() == "right", done.stderr[-2000:]
+
+
+INT8 = """
+import torch
+from hwbench.backends import _torch_int8, _torch_int8_kernels as kernels
+
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.bfloat16):
+    for m, k, n, least in [(5, 48, 24, 1), (40, 100, 1500, 1), (3, 64, 16, 32)]:
+        x = torch.randn(m, k).to(dtype)
+        x[1] = 0
+        short, scale = kernels.rows(x, least)
+        wanted, scales = _torch_int8._rows(x, least)
+        assert short.shape == wanted.shape and short.dtype == torch.int8
+        assert int((short.int() - wanted.int()).abs().max()) <= 1  # halves
+        assert torch.allclose(scale[:m], scales)
+        assert not short[m:].any()
+        weights, bias = torch.rand(n), torch.randn(n).to(dtype)
+        for products in (torch.randint(-9999, 9999, (len(short), n), dtype=torch.int32),
+                         torch.randint(-9999, 9999, (n, len(short)), dtype=torch.int32).t()):
+            for b in (None, bias):
+                found = kernels.finish(products, scale, weights, b, x)
+                wanted = _torch_int8._finish(products, scale[:m], weights, b, x)
+                assert found.dtype == dtype and found.shape == (m, n)
+                assert torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2)
+print("right")
+"""
+
+
+def test_the_kernels_around_int8_do_what_torchs_operators_do() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
+    done = subprocess.run(
+        [sys.executable, "-c", INT8],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+    )
+    assert done.stdout.strip() == "right", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "evict", "count"),
+    [(1 << 20, 0, 1), (32 << 20, 75 << 20, 4), (1 << 20, 75 << 20, 32), (600 << 20, 75 << 20, 1)],
+)
+def test_so_many_copies_take_turns_that_none_stays_in_the_cache(
+    nbytes: int, evict: int, count: int
+) -> None:
+    assert copies(nbytes, How(graph=True, evict=evict)) == count
+
+
+def test_the_fastest_call_that_runs_is_found() -> None:
+    def broken(_x: Tensor) -> Tensor:
+        raise RuntimeError("no such algorithm\nand more")
+
+    x = torch.randn(64, 64)
+    calls = [broken, lambda x: _often(x, 200), lambda x: _often(x, 2), broken]
+    assert fastest(calls, x, How()) == 2
+    with pytest.raises(RuntimeError, match=r"^no such algorithm$"):
+        fastest([broken], x, How())
+
+
+def _often(x: Tensor, times: int) -> Tensor:
+    for _ in range(times):
+        found = x @ x
+    return found

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from hwbench import registry
 from hwbench.errors import StageError
-from hwbench.pipeline.context import compile_key
 from hwbench.records import Gpu
+from hwbench.registry import BACKENDS
+from hwbench.store import compile_key
 from tests import artifacts
 
 H200 = dataclasses.replace(artifacts.TARGET, gpu=Gpu("any", "H200", "9.0"))
@@ -25,7 +25,7 @@ GPU = {"device": "cuda"}
 
 
 def backend(**options: Any) -> Any:
-    return registry.create("backends", "tvm", {**GPU, **options})
+    return BACKENDS.create("tvm", {**GPU, **options})
 
 
 def compiled(folder: Path) -> Path:
@@ -93,11 +93,11 @@ SESSION = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from hwbench import registry
+from hwbench.registry import BACKENDS
 from hwbench.errors import StageError
 
 entry = Path(sys.argv[1])
-backend = registry.create("backends", "tvm", {"device": "cuda"})
+backend = BACKENDS.create("tvm", {"device": "cuda"})
 assert backend.versions()["apache-tvm"]
 session = backend.load(entry, 1)
 x = np.arange(2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)

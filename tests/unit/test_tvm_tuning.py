@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import registry
 from hwbench.backends import _tvm_tuning as tuning
 from hwbench.compile import compile_model
 from hwbench.config.plugins import checked
 from hwbench.errors import StageError, UserError
 from hwbench.kernels import build
+from hwbench.registry import BACKENDS
 from tests import artifacts
 
 
@@ -49,7 +49,7 @@ def test_a_tuned_network_answers_rightly_and_goes_on_where_it_stopped(
     assert heard == sorted(heard)
     assert all(found["raced"] == found["tried"] for found in kept.values() if found["tried"])
 
-    session = registry.create("backends", "tvm", options).load(entry, 1)
+    session = BACKENDS.create("tvm", options).load(entry, 1)
     x = np.random.default_rng(2).standard_normal((1, *artifacts.SHAPE)).astype(np.float32)
     session.set_inputs([x])
     session.invoke()
@@ -152,9 +152,7 @@ def test_what_cannot_be_tuned_is_refused(
 
 
 def test_the_option_is_checked_at_the_front_door() -> None:
-    assert checked("backends", "tvm", {"tuning": {"minutes": 2}}, "here")["tuning"] == {
-        "minutes": 2
-    }
-    assert checked("backends", "tvm", {}, "here").get("tuning") is None
+    assert checked(BACKENDS, "tvm", {"tuning": {"minutes": 2}}, "here")["tuning"] == {"minutes": 2}
+    assert checked(BACKENDS, "tvm", {}, "here").get("tuning") is None
     with pytest.raises(UserError):
-        checked("backends", "tvm", {"tuning": {"minute": 2.0}}, "here")
+        checked(BACKENDS, "tvm", {"tuning": {"minute": 2.0}}, "here")

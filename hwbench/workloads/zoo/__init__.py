@@ -9,18 +9,23 @@ network's own input size, so accuracies say nothing about the real one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwbench.errors import UserError, did_you_mean
 from hwbench.protocols import Split, Workload
+from hwbench.traits import WorkloadTraits
+from hwbench.workloads.zoo.network import Network
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-REQUIRES = {"torch": "torch"}
+TRAITS = WorkloadTraits(
+    requires={"torch": "torch"},
+    host_distributions=("torch",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,6 @@ class Zoo:
         """Return the share of rows whose largest output (mean over pixels) is the label's."""
         flat = outputs.reshape(*outputs.shape[:2], -1).mean(axis=2)
         return float((flat.argmax(axis=1) == labels).mean())
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """How a network is made (the argument: tiny or not), and the shapes of one input."""
-
-    build: Callable[[bool], nn.Module]
-    shape: tuple[int, ...]
-    tiny_shape: tuple[int, ...]
 
 
 def networks() -> Mapping[str, Network]:

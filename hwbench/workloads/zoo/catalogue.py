@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from hwbench.kernels.zoo import MobileNetV1, MobileNetV2, ResNet, ViTTiny
 from hwbench.workloads._resnet8 import ResNet8
-from hwbench.workloads.zoo import Network
+from hwbench.workloads.zoo.imagenet import MobileNetV1, MobileNetV2, ResNet, ViTTiny
 from hwbench.workloads.zoo.images import DSCNN, VGG, UNet
 from hwbench.workloads.zoo.lenet import LeNet5, LeNet300
+from hwbench.workloads.zoo.network import Network
 from hwbench.workloads.zoo.sequences import Encoder, Recurrent
 
 _LARGE, _SMALL, _TINY = (3, 224, 224), (3, 32, 32), (3, 16, 16)

@@ -1,0 +1,62 @@
+"""One recipe on one target under way: what every step of its night needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwbench import measure
+from hwbench.executor.jobs import Prepared
+from hwbench.pipeline.context import Context
+from hwbench.pipeline.judge import split
+from hwbench.records import Conditions, Floor, NightlyPlan, Pin, Sitting
+from hwbench.regress import FLOORS
+from hwbench.studies.nightly.pinned_models import Held, Model
+from hwbench.studies.nightly.sessions import Duel
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One pair under way."""
+
+    context: Context
+    plan: NightlyPlan
+    pin: Pin
+    kept: Held
+    ready: Sequence[Prepared]
+    duels: Sequence[Duel]
+    conditions: Conditions
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the raw samples of this pair go."""
+        return self.context.run.folder
+
+    def floor(self, metric: str) -> Floor:
+        """Return what is no change, by the plan or as usual."""
+        usual = FLOORS[metric]
+        return dataclasses.replace(usual, share=self.plan.floors.get(metric, usual.share))
+
+    def session(self, duels: Sequence[Duel], name: str, seed: int) -> Sitting:
+        """Return a session of both sides of some duels, with the pinned dense model as R."""
+        context = self.context
+        spec = dataclasses.replace(context.spec, seed=seed)
+        models = [m.compiled for d in duels for m in (d.pinned, d.tonight)]
+        phase = "measure" if name == "first" else "confirm"
+        return measure.measure(
+            models,
+            reference(self.kept).compiled,
+            context.target,
+            spec,
+            split(context, "validation").inputs,
+            self.folder / name,
+            lambda share, label: context.show(phase, share, f"{context.recipe.name}: {label}"),
+        )
+
+
+def reference(kept: Held) -> Model:
+    """Return the pinned dense model on the first backend that had one: R of every session."""
+    return next(m for m in kept.models if m.compiled.candidate.compression.is_dense)
