@@ -25,7 +25,7 @@ from hwbench.backends._torch_net import Conv2d, Linear
 from hwbench.backends._torch_time import How
 from hwbench.backends.torch import TRAITS, Options, TorchSession
 from hwbench.conditions import nvml
-from hwbench.errors import StageError
+from hwbench.errors import StageError, UserError
 from hwbench.protocols import Settling
 from hwbench.records import OnnxModel
 from hwbench.registry import BACKENDS, METERS, WORKLOADS
@@ -125,7 +125,7 @@ def test_onnxruntime_runs_on_the_gpu_or_says_why_not(provider: str, tmp_path: Pa
 def test_tvms_kernels_answer_as_the_cpu_does(tmp_path: Path) -> None:
     try:
         BACKENDS.create("tvm", {"device": DEVICE}).versions()
-    except StageError as error:
+    except (StageError, UserError) as error:  # without TVM it cannot even be asked
         pytest.skip(error.what)
     arch = "sm_{}{}".format(*capability())
     model = artifacts.network(tmp_path / "m.onnx")
@@ -160,7 +160,7 @@ def alike(found: Tensor, wanted: Tensor, limit: float = 2e-2) -> bool:
 @pytest.mark.parametrize("rows", [1, 33, 256])
 @pytest.mark.parametrize(
     "pack",
-    [_torch_layers.pack_2_4, _torch_layers.pack_halves,
+    [_torch_layers.pack_2_4,
      pytest.param(_torch_layers.pack_cutlass, marks=pytest.mark.skipif(
          capability()[0] != 8, reason="torch has CUTLASS's 2:4 kernels for GPUs of 8.x alone"))],
 )  # fmt: skip
