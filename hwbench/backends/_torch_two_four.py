@@ -69,7 +69,7 @@ class Cusparselt:
                     bias=bias,
                     transpose_result=turned,
                     **self._given,
-                )  # fmt: skip
+                )
             )
         except RuntimeError:
             return 0
