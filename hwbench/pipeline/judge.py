@@ -237,6 +237,7 @@ def _result(
         artifact=prepared.compiled.digest,
         fingerprint=sitting.before.fingerprint,
         measured_at=str(sitting.before.state.get("utc", "")),
+        roofline=measurement.roofline,
     )
 
 

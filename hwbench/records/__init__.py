@@ -67,6 +67,7 @@ from hwbench.records.nights import (
     TrendPoint,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
+from hwbench.records.rooflines import LayerTime, Roofline
 from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
@@ -118,6 +119,7 @@ __all__ = [
     "Layer",
     "LayerCurve",
     "LayerNote",
+    "LayerTime",
     "MeasureSpec",
     "Measurement",
     "MemoryReading",
@@ -140,6 +142,7 @@ __all__ = [
     "Recipe",
     "Repeated",
     "Result",
+    "Roofline",
     "Schedule",
     "ScheduleTraits",
     "SearchSpec",

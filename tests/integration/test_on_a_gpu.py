@@ -585,3 +585,48 @@ def test_tensorrt_keeps_its_engines_beside_the_artifact(tmp_path: Path) -> None:
     session = loaded(tmp_path / "a", model, "onnxruntime", **options)
     assert close(answered(session, batch()), expected(model, batch()), 2e-2)
     assert list((tmp_path / "a").rglob("*.engine"))
+
+
+# --------------------------------------------------------------------------------------------
+# layers under the roofs
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "compile"])
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "int8"])
+def test_layers_stay_under_the_roofs(precision: str, mode: str, tmp_path: Path) -> None:
+    model = artifacts.network(tmp_path / "m.onnx")
+    session = loaded(tmp_path / "a", model, precision=precision, mode=mode)
+    before = answered(session, batch())
+    begun = time.monotonic()
+    found = session.roofline()
+    print(f"{precision} {mode}: {time.monotonic() - begun:.2f} s, copy {found.bandwidth:.3g} B/s")
+    assert len(found.layers) == 5
+    assert found.bandwidth > 1e10
+    assert found.seconds > 0
+    assert set(found.rates) >= {layer.format for layer in found.layers}
+    # A twentieth above is noise; twice is a wrong count, or a time that is not the layer's.
+    assert all(0 < found.fraction(layer) < 1.05 for layer in found.layers)
+    session.invoke()
+    assert close(session.outputs()[0], before, 1e-6)
+
+
+def test_large_layers_come_near_the_roof_and_hold_their_kernels() -> None:
+    from hwbench.backends import _torch_roof
+
+    net = nn.Sequential(
+        Linear(torch.randn(4096, 4096, device=DEVICE).bfloat16(), None),
+        Linear(blocks(4096, 4096, 64).bfloat16(), None),
+        Linear(two_four(4096, 4096).bfloat16(), None),
+    )
+    x = torch.randn(4096, 4096, device=DEVICE).bfloat16() / 64
+    options = Options(device="cuda", precision="bf16", mode="graph", sparse="force", l2="cold")
+    said = _torch_layers.choose(net, [x], options)
+    found = _torch_roof.measured(net, [x], options, said, lambda: 1.0)
+    dense, skipping, pairs = found.layers
+    print([(one.kernel, f"{found.fraction(one):.2f}") for one in found.layers])
+    assert found.how == "CUDA events, L2 cold"
+    assert dense.kernel == "dense"
+    assert 0.3 < found.fraction(dense) < 1.05
+    assert skipping.kernel.startswith("blocks")
+    assert skipping.multiplied < 0.5 * skipping.operations
+    assert "2:4" in pairs.kernel or "not possible" in pairs.why
