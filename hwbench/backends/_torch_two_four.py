@@ -4,7 +4,7 @@ cuSPARSELt has dozens of algorithms and may write its result turned; what is fas
 shape and is looked for on the GPU. Its own operators are torch's (``torch._cslt_*``), as in torch
 2.7 to 2.13. Not a plug-in.
 
-On an H100 (cuSPARSELt 0.8) the search for an algorithm, ours and cuSPARSELt's own alike, ended in an
+On an H100 (cuSPARSELt 0.8) looking for an algorithm, by us and by cuSPARSELt itself, ended in an
 illegal instruction for 512 outputs in fp16, after which nothing runs on the GPU any more in that
 process; with 1024 outputs and more, some fifty shapes and rows in bf16 and int8, it never did. So
 smaller layers, for which 2:4 never paid, are run by the default algorithm alone.
