@@ -22,6 +22,7 @@ from hwbench.records.decided import Decision, Repeated, Standing, Study
 from hwbench.records.made import (
     CompiledModel,
     CompressedModel,
+    EmptyModel,
     Layer,
     LayerCurve,
     LayerNote,
@@ -96,6 +97,7 @@ __all__ = [
     "Conditions",
     "Decision",
     "Distance",
+    "EmptyModel",
     "EnergyReading",
     "ExportSpec",
     "Failure",
