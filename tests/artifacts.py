@@ -14,10 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.backends import named
 from hwbench.compile import compile_model
+from hwbench.executor.base import silent
+from hwbench.executor.jobs import CompileEmpty
 from hwbench.records import (
     Candidate,
     CompiledModel,
     CompressionSpec,
+    EmptyModel,
     ExportSpec,
     Layer,
     MeasureSpec,
@@ -117,6 +120,18 @@ def candidate(
 def compiled(model: OnnxModel, of: Candidate, folder: Path) -> CompiledModel:
     """Return the artifact of a candidate."""
     return compile_model(of, model, TARGET, folder)
+
+
+def empties(models: Sequence[CompiledModel], folder: Path) -> list[EmptyModel]:
+    """Return the empty artifact of every backend among some models."""
+    specs = [m.candidate.backend for m in models]
+    specs = [spec for place, spec in enumerate(specs) if spec not in specs[:place]]
+    found = []
+    for number, spec in enumerate(specs):
+        home = folder / str(number)
+        home.mkdir(parents=True)
+        found.append(CompileEmpty(spec, TARGET).do(home, silent))
+    return found
 
 
 def inputs(path: Path, samples: int = 5, seed: int = 0) -> Path:

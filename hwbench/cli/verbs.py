@@ -42,7 +42,7 @@ app.add_typer(predicting.app)
 
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
-_DEFAULT = studies.Place()
+_DEFAULT = studies.Workspace()
 _LATEST = _DEFAULT.reports / "latest"
 
 
@@ -90,12 +90,12 @@ def bench(
     if dry_run:
         plan(recipe, target, host, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
-    place = studies.Place(reports, cache, jobs, fresh, patience)
+    workspace = studies.Workspace(reports, cache, jobs, fresh, patience)
     asked = _read(recipe, target, host, overrides)
     if studies.is_absent(asked[1]):
         screen.err.print(studies.first_line(asked[1]), soft_wrap=True, markup=False)
     with screen.progress(quiet=as_json) as show:
-        outcome = studies.bench(*asked, place, show)
+        outcome = studies.bench(*asked, workspace, show)
     return _told(outcome, target, as_json)
 
 
@@ -138,9 +138,9 @@ def pack(
     unpack` it.
     """
     folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
-    place = studies.Place(_DEFAULT.reports, cache, jobs, patience=patience)
+    workspace = studies.Workspace(_DEFAULT.reports, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        packed = studies.pack(*_read(recipe, target, "", overrides), place, show, folder)
+        packed = studies.pack(*_read(recipe, target, "", overrides), workspace, show, folder)
     if as_json:
         print(
             json.dumps(
@@ -179,9 +179,9 @@ def unpack(
 
     Exit codes are those of bench. Nothing is measured here.
     """
-    place = studies.Place(reports, cache, jobs)
+    workspace = studies.Workspace(reports, cache, jobs)
     with screen.progress(quiet=as_json) as show:
-        outcome = studies.unpack(folder, place, show)
+        outcome = studies.unpack(folder, workspace, show)
     return _told(outcome, "the device it was measured on", as_json)
 
 
@@ -197,8 +197,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
-    place = studies.Place(reports, cache, jobs)
-    found = studies.forecast(*_read(recipe, target, host, overrides), place)
+    workspace = studies.Workspace(reports, cache, jobs)
+    found = studies.forecast(*_read(recipe, target, host, overrides), workspace)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return
@@ -309,7 +309,7 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         what = "is not empty" if to.is_dir() else "is a file"
         raise UserError(what, where=str(to), mend="name a new folder")
-    for path in studies.export(run, candidate, to, studies.Place(cache=cache)):
+    for path in studies.export(run, candidate, to, studies.Workspace(cache=cache)):
         screen.out.print(str(path), soft_wrap=True)
 
 

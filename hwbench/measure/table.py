@@ -29,6 +29,7 @@ from hwbench.records import (
     Answers,
     CompiledModel,
     Conditions,
+    EmptyModel,
     EnergyReading,
     Failure,
     Measurement,
@@ -72,6 +73,7 @@ class Table:
         folder: Path,
         started: float,
         progress: Progress,
+        empties: Sequence[EmptyModel] = (),
     ) -> None:
         """Ship every artifact and the inputs; nothing is run yet."""
         self._device = device
@@ -79,6 +81,7 @@ class Table:
         self._target = target
         self._spec = spec
         self._folder = folder
+        self._empties = empties
         self._started = started
         self._progress = progress
         self._share = 0.0
@@ -255,7 +258,14 @@ class Table:
         )
         live = {n: self._artifacts[n] for n in done}
         return readings(
-            self._device, live, done, self._target, self._spec, self._settings, self._folder
+            self._device,
+            live,
+            done,
+            self._target,
+            self._spec,
+            self._settings,
+            self._folder,
+            self._empties,
         )
 
     def _known(

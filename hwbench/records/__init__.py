@@ -22,6 +22,7 @@ from hwbench.records.decided import Decision, Repeated, Standing, Study
 from hwbench.records.made import (
     CompiledModel,
     CompressedModel,
+    EmptyModel,
     Layer,
     LayerCurve,
     LayerNote,
@@ -107,6 +108,7 @@ __all__ = [
     "CriterionTraits",
     "Decision",
     "Distance",
+    "EmptyModel",
     "EnergyReading",
     "ExportSpec",
     "Failure",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hwbench.records.specs import Candidate, CompressionSpec, ExportSpec
+from hwbench.records.specs import Candidate, CompressionSpec, ExportSpec, PluginSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,15 @@ class OnnxModel:
     denormals: int
     parity: float
     opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyModel:
+    """The smallest artifact of a backend: with it a runtime's own memory is read."""
+
+    backend: PluginSpec
+    folder: Path
+    entry: str
 
 
 @dataclass(frozen=True, slots=True)

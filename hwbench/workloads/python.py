@@ -237,12 +237,12 @@ class PythonWorkload:
         """Turn whatever the user's code raises into an error that names the user's line."""
         try:
             yield
-        except HwbenchError:
-            raise
+        except (HwbenchError, MemoryError):
+            raise  # a full memory is no mistake of the file's
         except Exception as error:  # the border to code that may raise anything
             what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             what = f"{self._name}.{method} raised {what}" if method else f"raised {what}"
-            where = _line(error, self._path)
+            where = _line(error, self._path, own_model=kind is UserError)
             if kind is StageError:
                 raise StageError("compress", what, where=where, expected="no exception") from error
             raise UserError(what, where=where, expected="no exception") from error
@@ -266,12 +266,19 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
-def _line(error: Exception, path: Path) -> str:
-    """Return ``file:line`` of the innermost frame in the user's file."""
+def _line(error: Exception, path: Path, *, own_model: bool) -> str:
+    """Return ``file:line`` of where an error comes from.
+
+    With `own_model` nothing ran but the user's code and what it calls: the user's innermost line.
+    Otherwise the model may be one that hwbench has pruned, and the user's file is named alone only
+    if the error was raised there.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    own = path.resolve()
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename).resolve() == own:
-            return f"{path}:{frame.lineno}"
-    return str(path)
+    frames = traceback.extract_tb(error.__traceback__)
+    through = [f"{path}:{f.lineno}" for f in frames if Path(f.filename).resolve() == path.resolve()]
+    last = frames[-1]
+    if own_model or Path(last.filename).resolve() == path.resolve():
+        return through[-1] if through else str(path)
+    called = f" (called from {through[-1]})" if through else ""
+    return f"{last.filename}:{last.lineno}{called}"

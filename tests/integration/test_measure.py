@@ -72,7 +72,10 @@ def sitting(home: Path) -> Sitting:
         seen.append(share)
 
     spec = artifacts.spec(timeout=3.0)
-    found = measure.measure(batch, batch[0], artifacts.TARGET, spec, inputs, home / "raw", progress)
+    found = measure.measure(
+        batch, batch[0], artifacts.TARGET, spec, inputs, home / "raw", progress,
+        empties=artifacts.empties(batch, home / "empty"),
+    )  # fmt: skip
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     return found

@@ -154,3 +154,20 @@ def test_a_plain_score_may_be_any_finite_number(tmp_path: Path) -> None:
     text = _edited(('"top1"', '"score"'), ("return (outputs", "return -40 * (outputs"))
     score = _load(tmp_path, text).score(np.eye(3), np.arange(3))
     assert score == -40
+
+
+def test_an_error_from_deeper_down_is_not_laid_at_the_files_door(tmp_path: Path) -> None:
+    # What train_step is given may be a model that hwbench has pruned.
+    own = _load(tmp_path, EXAMPLE)
+    inputs, labels = own.data("train")
+    with pytest.raises(StageError) as caught:
+        own.train_step(nn.Linear(99, 3), inputs, labels)
+    assert "torch" in caught.value.where.partition(" (called from ")[0]
+    assert "task.py:" in caught.value.where.partition(" (called from ")[2]
+
+
+def test_a_full_memory_is_no_mistake_of_the_files(tmp_path: Path) -> None:
+    start = "def data(self, split):"
+    own = _load(tmp_path, _edited((start, f"{start}\n        bytearray(1 << 60)")))
+    with pytest.raises(MemoryError):
+        own.data("train")

@@ -31,9 +31,11 @@ from tests import artifacts
 HOUSE = Path(hwbench.__file__).parent
 
 ASIDE = {
+    ("compress/device.py", "torch"): "the folder of a library, to tell its lines from a workload's",
     ("connections/_machine.py", "null"): "a file in /dev",
     ("instruments/kernel_peer.py", "openvino"): "a program that kernels are timed beside",
     ("kernels/memory.py", "tvm"): "a library, in the hash of what was timed",
+    ("report/prose.py", "torch"): "a library, by which models were trained",
 }
 """Where a backend's name means something else."""
 
@@ -46,6 +48,7 @@ READERS = {
     "config/door.py": "what PyYAML's errors may lack",
     "config/plugins.py": "fields of pydantic models",
     "config/recipe.py": "fields of a pydantic model",
+    "executor/process.py": "a job's class, by its name",
     "records/plain.py": "fields of any record",
     "registry.py": "fields of any traits, to check their types",
     "report/page.py": "the rings of a record",

@@ -11,8 +11,9 @@ from pathlib import Path
 import hwbench
 from hwbench import measure, studies
 from hwbench.errors import TargetError, UserError
-from hwbench.pipeline.context import Place, Show, open_cache, versions
+from hwbench.pipeline.keys import versions
 from hwbench.pipeline.prepare import found as find_prepared
+from hwbench.pipeline.session import Progress, Workspace, open_cache
 from hwbench.records import Pin, Recipe, TargetProfile, digest, to_json
 from hwbench.studies.nightly import history, pinned_models
 
@@ -23,7 +24,12 @@ def homes(reports: Path, target: str, recipe: str) -> tuple[Path, Path]:
 
 
 def set_baseline(
-    recipe: Recipe, target: TargetProfile, place: Place, why: str, who: str, show: Show
+    recipe: Recipe,
+    target: TargetProfile,
+    workspace: Workspace,
+    why: str,
+    who: str,
+    progress: Progress,
 ) -> Pin:
     """Bench a recipe on a target (in seconds if nothing changed) and pin all that it made.
 
@@ -31,7 +37,7 @@ def set_baseline(
     baseline must not be one of those.
     """
     measure.probe(target)  # a bench of a device that is not there may predict; a baseline may not
-    outcome = studies.bench(recipe, target, place, show)
+    outcome = studies.bench(recipe, target, workspace, progress)
     study = outcome.study
     if not outcome.trusted or study.conditions is None:
         raise TargetError(
@@ -39,10 +45,10 @@ def set_baseline(
             where=target.name,
             mend=f"hwbench doctor {target.name}; the same command measures again",
         )
-    cache = open_cache(place)
+    cache = open_cache(workspace)
     made = (find_prepared(cache, r.candidate, target) for r in study.results)
     ready = [p for p in made if p is not None]
-    root, home = homes(place.reports, target.name, recipe.name)
+    root, home = homes(workspace.reports, target.name, recipe.name)
     artifacts = pinned_models.keep(
         home, ready, recipe, commit(), versions(), study.conditions, study.results
     )

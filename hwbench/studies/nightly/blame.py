@@ -8,7 +8,6 @@ from typing import Any
 
 from hwbench.conditions import differences
 from hwbench.errors import StageError, TargetError
-from hwbench.pipeline.judge import split
 from hwbench.records import Change, Conditions, Reading, Recipe, Status, digest, to_json
 from hwbench.regress import judge
 from hwbench.studies.nightly import sessions
@@ -63,7 +62,7 @@ def hints(view: Watch, alarms: Sequence[Reading]) -> tuple[str, ...]:
     context = view.context
     try:
         sitting = view.session(crossed, "blame", view.seed + _THIRD)
-        seen = sessions.changes(context, sitting, crossed, split(context, "validation"))
+        seen = sessions.changes(context, sitting, crossed, context.split("validation"))
     except (StageError, TargetError) as error:
         return (f"who is to blame could not be measured: {error.what}",)
     said = []

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from hwbench import measure, pareto, search
 from hwbench.conditions import differences
-from hwbench.errors import StageError
-from hwbench.executor.jobs import Compile, Prepared
-from hwbench.executor.local import Crew
-from hwbench.pipeline.context import Context, Place, Show, open_cache, versions
-from hwbench.pipeline.judge import check_metric, judge, split
-from hwbench.pipeline.prepare import prepare
+from hwbench.errors import StageError, UserError
+from hwbench.pipeline import keys, session
+from hwbench.pipeline.judge import judge
+from hwbench.pipeline.prepare import Lost, Prepared, Ready, prepare, ready_of
+from hwbench.pipeline.session import Context, Progress, Workspace
 from hwbench.records import (
     METRICS,
     Candidate,
@@ -36,7 +35,6 @@ from hwbench.records import (
 from hwbench.registry import SAMPLERS
 from hwbench.regress import FLOORS, conclude, crept, noise, pooled
 from hwbench.regress import judge as judge_change
-from hwbench.store import Run
 from hwbench.studies.nightly import baseline, blame, history, pinned_models, sessions, table
 from hwbench.studies.nightly.history import History
 from hwbench.studies.nightly.pinned_models import Held, Model
@@ -54,11 +52,11 @@ def watch(
     recipe: Recipe,
     target: TargetProfile,
     plan: NightlyPlan,
-    place: Place,
+    workspace: Workspace,
     folder: Path,
     past: History,
     seed: int,
-    show: Show,
+    progress: Progress,
 ) -> Pair:
     """Return what tonight says about a recipe on a target; raw samples go to `folder`.
 
@@ -66,21 +64,21 @@ def watch(
     `TargetError` when the device cannot be reached.
     """
     since = time.monotonic()
-    conditions = measure.probe(target)
-    pin = baseline.current(place.reports, target.name, recipe.name)
-    root, home = baseline.homes(place.reports, target.name, recipe.name)
+    device = measure.probe(target)
+    pin = baseline.current(workspace.reports, target.name, recipe.name)
+    root, home = baseline.homes(workspace.reports, target.name, recipe.name)
     kept = pinned_models.load(home, pin.artifacts)
     spec = dataclasses.replace(plan.measure, **target.measure)
-    with Crew(place.jobs, folder / "logs", lambda _job, _share: None, place.patience) as crew:
-        run = Run(folder, resumed=False)
-        context = Context(recipe, target, spec, open_cache(place), run, crew, show, fresh=False)
-        show("prepare", 0.0, f"{recipe.name} on {target.name}")
-        check_metric(context)
-        ready = prepare(context, _candidates(recipe, target, kept))
-        view = Watch(context, plan, pin, kept, ready, _duels(kept, ready), conditions, seed)
+    progress("prepare", 0.0, f"{recipe.name} on {target.name}")
+    with session.opened(
+        recipe, target, workspace, progress, device=device, spec=spec, folder=folder
+    ) as context:
+        prepared = prepare(context.line, _candidates(recipe, target, kept))
+        ready = ready_of(prepared)
+        view = Watch(context, plan, pin, kept, prepared, _duels(kept, ready), seed)
         pair = _watched(view, past)
         artifacts = pinned_models.keep(
-            home, ready, recipe, baseline.commit(), versions(), conditions
+            home, ready, recipe, baseline.commit(), keys.versions(), device
         )
     pinned = frozenset(p.artifacts for p in history.load_pins(root, target.name, recipe.name))
     pinned_models.prune(home, pinned | {artifacts})
@@ -96,11 +94,11 @@ def _candidates(recipe: Recipe, target: TargetProfile, kept: Held) -> list[Candi
     return [c for c in planned if kept.model(c.label) is not None]
 
 
-def _duels(kept: Held, ready: Sequence[Prepared]) -> list[Duel]:
+def _duels(kept: Held, ready: Sequence[Ready]) -> list[Duel]:
     found: dict[str, Duel] = {}
     for prepared in ready:
         pinned = kept.model(prepared.candidate.label)
-        if pinned is not None and prepared.compiled is not None and prepared.model is not None:
+        if pinned is not None:
             tonight = Model(prepared.compiled, prepared.model)
             found.setdefault(pinned.label, Duel(pinned.label, pinned, tonight))
     return list(found.values())
@@ -123,7 +121,7 @@ def _watched(view: Watch, past: History) -> Pair:
     if not sitting.valid:
         return dataclasses.replace(pair, measured=False, why=_UNSURE, mend=_doctor(view))
     readings, more = _judged(view, sitting, pair.segment, past)
-    decision, results = _decided(context, view.ready, sitting)
+    decision, results = _decided(context, view.prepared, sitting)
     pair = dataclasses.replace(
         pair,
         readings=readings,
@@ -148,9 +146,9 @@ def _doctor(view: Watch) -> str:
 
 def _described(view: Watch) -> Pair:
     """Return what can be said of a pair before anything is measured."""
-    made = {p.candidate.label for p in view.ready}
+    made = {p.candidate.label for p in view.prepared}
     gone = [m.label for m in view.kept.models if m.label not in made]
-    new = [p.candidate.label for p in view.ready if view.kept.model(p.candidate.label) is None]
+    new = [p.candidate.label for p in view.prepared if view.kept.model(p.candidate.label) is None]
     notes = [f"no longer in the recipe, so not watched: {name}" for name in gone]
     notes += [f"not in the baseline, so not watched: {name}" for name in new]
     recipe = view.context.recipe
@@ -159,12 +157,14 @@ def _described(view: Watch) -> Pair:
         target=view.context.target.name,
         measured=True,
         pin=view.pin,
-        changed=blame.changed(view.kept, recipe, view.conditions, baseline.commit(), versions()),
+        changed=blame.changed(
+            view.kept, recipe, view.context.device, baseline.commit(), keys.versions()
+        ),
         notes=tuple(notes),
         samples="first",
-        versions=versions(),
+        versions=keys.versions(),
         recipe_digest=baseline.recipe_digest(recipe),
-        conditions=blame.rings(view.conditions),
+        conditions=blame.rings(view.context.device),
     )
 
 
@@ -208,7 +208,7 @@ def _judged(
     nights = history.series(past, context.target.name, context.recipe.name, segment)
     before = {key: [pooled(f, a) for _, f, a in series] for key, series in nights.items()}
     numbers = {key: [n for n, _, _ in series] for key, series in nights.items()}
-    seen = sessions.changes(context, sitting, view.duels, split(context, "validation"))
+    seen = sessions.changes(context, sitting, view.duels, context.split("validation"))
     seen = _with_compile_time(seen, view.duels)
     said = {
         key: judge_change(key[1], change, view.floor(key[1]), _scatter(change, before.get(key)))
@@ -272,7 +272,7 @@ def _confirmed(view: Watch, suspects: Iterable[Key]) -> _More:
     seen, more = Seen({}, {}, {}), _More()
     if rest:
         sitting = view.session(rest, "again", view.seed + _SECOND)
-        seen = sessions.changes(context, sitting, rest, split(context, "validation"))
+        seen = sessions.changes(context, sitting, rest, context.split("validation"))
         notes = tuple(f"confirming: {note}" for note in sitting.notes)
         more = _More(None, (sessions.shadow(sitting),), notes, not sitting.valid)
     found = dict(seen.changes)
@@ -284,16 +284,14 @@ def _confirmed(view: Watch, suspects: Iterable[Key]) -> _More:
 
 def _compiled_again(view: Watch, duel: Duel) -> Change:
     """Return the compile time once more: the faster of two, with nothing else under way."""
+    line, again = view.context.line, duel.tonight
     times = []
-    for attempt in range(2):
-        folder = view.folder / "compiled" / f"{duel.tonight.compiled.digest}-{attempt}"
-        candidate = duel.tonight.compiled.candidate
-        job = Compile(candidate, duel.tonight.onnx, view.context.target, folder)
+    for _ in range(2):
         try:
-            answers = view.context.crew.submit(job).result()
-        except StageError:
+            made = line.compiled_again(again.compiled.candidate, again.onnx).result()
+        except (StageError, UserError):
             continue
-        times += [a.compiled.seconds for a in answers if isinstance(a, Prepared) and a.compiled]
+        times.append(made.seconds)
     before = duel.pinned.compiled.seconds
     return _seconds(before, min(times)) if times else Change(before, None)
 
@@ -322,9 +320,9 @@ def _never_made(view: Watch) -> list[Reading]:
     """Return the readings of what the baseline has and today cannot be made."""
     before: Mapping[str, Result] = {r.candidate.label: r for r in view.kept.results}
     found = []
-    for prepared in view.ready:
+    for prepared in view.prepared:
         label = prepared.candidate.label
-        if prepared.failure is None or view.kept.model(label) is None:
+        if isinstance(prepared, Ready) or view.kept.model(label) is None:
             continue
         result = before.get(label)
         change = Change(result.number("latency_p50") if result else None)
@@ -335,10 +333,10 @@ def _never_made(view: Watch) -> list[Reading]:
 
 
 def _decided(
-    context: Context, ready: Sequence[Prepared], sitting: Sitting
+    context: Context, prepared: Sequence[Prepared], sitting: Sitting
 ) -> tuple[Decision, Sequence[Result]]:
     """Return which of tonight's models one would ship, from the first session."""
     seen = {m.artifact for m in sitting.measurements}
-    there = [p for p in ready if p.compiled is None or p.compiled.digest in seen]
+    there = [p for p in prepared if isinstance(p, Lost) or p.compiled.digest in seen]
     results = judge(context, there, sitting)
     return pareto.decide(results, context.recipe, context.target), results

@@ -20,8 +20,8 @@ from typing import Any
 from hwbench import files
 from hwbench.backends import revived
 from hwbench.errors import UserError
-from hwbench.executor.jobs import Prepared
 from hwbench.measure import worker_zip
+from hwbench.pipeline.prepare import Ready
 from hwbench.records import (
     CompiledModel,
     Conditions,
@@ -75,7 +75,7 @@ class Held:
 
 def keep(
     home: Path,
-    ready: Sequence[Prepared],
+    ready: Sequence[Ready],
     recipe: Recipe,
     commit: str,
     versions: Mapping[str, str],
@@ -89,7 +89,7 @@ def keep(
     files.write(home / ".here", "")
     with tempfile.TemporaryDirectory(dir=home, prefix=".new-") as name, files.said(home):
         folder = Path(name)
-        models = [_copied(p, folder) for p in ready if p.compiled is not None and p.model]
+        models = [_copied(p, folder) for p in ready]
         with zipfile.ZipFile(worker_zip(folder / "worker.zip")) as archive:
             archive.extractall(folder / "worker")
         (folder / "worker.zip").unlink()
@@ -151,10 +151,8 @@ def prune(home: Path, pinned: frozenset[str], newest: int = 3) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _copied(prepared: Prepared, folder: Path) -> dict[str, Any]:
-    assert prepared.compiled is not None
-    assert prepared.model is not None
-    compiled, onnx = prepared.compiled, prepared.model
+def _copied(ready: Ready, folder: Path) -> dict[str, Any]:
+    compiled, onnx = ready.compiled, ready.model
     place = Path("artifacts") / compiled.digest
     ignored = shutil.ignore_patterns("record.json")
     shutil.copytree(compiled.folder, folder / place, ignore=ignored, dirs_exist_ok=True)

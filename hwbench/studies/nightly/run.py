@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hwbench import files, store
 from hwbench.errors import Exit, HwbenchError, TargetError, UserError
-from hwbench.pipeline.context import Place, Show, stamp
+from hwbench.pipeline.keys import toolchain
+from hwbench.pipeline.session import Progress, Workspace
 from hwbench.records import (
     Night,
     NightlyPlan,
@@ -54,8 +55,8 @@ def run(
     plan: NightlyPlan,
     recipes: Sequence[Recipe],
     targets: Sequence[TargetProfile],
-    place: Place,
-    show: Show,
+    workspace: Workspace,
+    progress: Progress,
 ) -> Outcome:
     """Hold every recipe on every target against its baseline; write history and report.
 
@@ -63,10 +64,10 @@ def run(
     interrupted one had finished into the history. A pair that cannot be measured costs nobody
     else.
     """
-    root = place.reports / "history"
+    root = workspace.reports / "history"
     started, commit = baseline.now(), baseline.commit()
-    config = {"plan": to_json(plan), "commit": commit, "stamp": stamp(), "day": started[:10]}
-    with store.open_run(place.reports, "nightly", plan.name, config) as opened:
+    config = {"plan": to_json(plan), "commit": commit, "stamp": toolchain(), "day": started[:10]}
+    with store.open_run(workspace.reports, "nightly", plan.name, config) as opened:
         saved = _salvaged(opened.folder.parent, opened.folder, root)
         past = history.load(root)
         head = _head(opened.folder, root, plan, started, commit, past)
@@ -75,13 +76,15 @@ def run(
         for target in targets:
             for recipe in recipes:
                 home = opened.folder / target.name / recipe.name
-                pairs.append(_pair(recipe, target, plan, place, home, past, head.number, show))
+                pairs.append(
+                    _pair(recipe, target, plan, workspace, home, past, head.number, progress)
+                )
         night = dataclasses.replace(head, pairs=tuple(pairs))
-        show("report", 0.0, "")
+        progress("report", 0.0, "")
         _write_history(root, night)
         written = render(night, history.load(root), opened.folder)
         _finished(night, opened.folder)
-        show("report", 1.0, str(opened.folder))
+        progress("report", 1.0, str(opened.folder))
         return Outcome(night, opened.folder, written, past.problems, opened.resumed)
 
 
@@ -111,11 +114,11 @@ def _pair(
     recipe: Recipe,
     target: TargetProfile,
     plan: NightlyPlan,
-    place: Place,
+    workspace: Workspace,
     home: Path,
     past: History,
     number: int,
-    show: Show,
+    progress: Progress,
 ) -> Pair:
     """Return a pair: as it was left by an interrupted run, or measured now."""
     done = home / "pair.json"
@@ -123,18 +126,20 @@ def _pair(
         return from_json(Pair, json.loads(done.read_text(encoding="utf-8")))
     files.write(home / ".here", "")
     try:
-        pair = watch(recipe, target, plan, place, home, past, number, show)
+        pair = watch(recipe, target, plan, workspace, home, past, number, progress)
     except (TargetError, UserError) as error:
-        pair = _unmeasured(recipe, target, error, place)
+        pair = _unmeasured(recipe, target, error, workspace)
     files.write(done, json.dumps(to_json(pair)))
     return pair
 
 
-def _unmeasured(recipe: Recipe, target: TargetProfile, error: HwbenchError, place: Place) -> Pair:
+def _unmeasured(
+    recipe: Recipe, target: TargetProfile, error: HwbenchError, workspace: Workspace
+) -> Pair:
     where = f"{error.where}: " if error.where not in ("", target.name) else ""
     pin = None
     with contextlib.suppress(UserError):
-        pin = baseline.current(place.reports, target.name, recipe.name)
+        pin = baseline.current(workspace.reports, target.name, recipe.name)
     return Pair(
         recipe.name,
         target.name,

@@ -11,17 +11,15 @@ from hwbench import measure, stats
 from hwbench.errors import StageError
 from hwbench.executor.jobs import Inputs
 from hwbench.measure.values import once
-from hwbench.pipeline.context import Context
-from hwbench.pipeline.judge import accuracy, ask_score
+from hwbench.pipeline import scoring
+from hwbench.pipeline.session import Context
 from hwbench.records import (
     METRICS,
     Change,
     Measurement,
     Process,
     Sitting,
-    Source,
     Value,
-    missing,
 )
 from hwbench.regress import paired_chance
 from hwbench.studies.nightly.pinned_models import Model
@@ -56,16 +54,15 @@ class Seen:
 
 def changes(context: Context, sitting: Sitting, duels: Sequence[Duel], data: Inputs) -> Seen:
     """Return the changes of every duel in a session (all but the compile time)."""
-    measured = {m.artifact: m for m in sitting.measurements}
     found: dict[Key, Change] = {}
     sources: dict[Key, str] = {}
     reasons: dict[Key, str] = {}
     spreads = {name: _spread(sitting, view) for name, view in _VIEWS.items()}
     for duel in duels:
         sides = (duel.pinned, duel.tonight)
-        theirs, ours = (measured[m.compiled.digest] for m in sides)
+        theirs, ours = (sitting.of(m.compiled.digest) for m in sides)
         before, now = (
-            {**measure.values(measured[m.compiled.digest], sitting, m.compiled, context.target)}
+            {**measure.values(sitting.of(m.compiled.digest), sitting, m.compiled, context.target)}
             for m in sides
         )
         score = _scores(context, sides, (theirs, ours), data)
@@ -160,13 +157,8 @@ def _scores(
 ) -> tuple[Value, Value]:
     found = []
     for model, measurement in zip(models, measured, strict=True):
-        wait = ask_score(context, model.onnx, measurement.outputs, data)
-        if wait is None:
-            failure = measurement.failures.get("outputs")
-            why = failure.message if failure else "it answered nothing"
-            found.append(missing(data.metric, Source.MEASURED, why))
-        else:
-            found.append(accuracy(wait, data, measurement.source)[0])
+        future = scoring.asked(context.line, context.recipe.workload, model.onnx, measurement, data)
+        found.append(scoring.score(future, measurement, data, measurement.source)[0])
     return found[0], found[1]
 
 

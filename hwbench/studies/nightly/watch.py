@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench import measure
-from hwbench.executor.jobs import Prepared
-from hwbench.pipeline.context import Context
-from hwbench.pipeline.judge import split
-from hwbench.records import Conditions, Floor, NightlyPlan, Pin, Sitting
+from hwbench.pipeline.prepare import Prepared
+from hwbench.pipeline.session import Context
+from hwbench.records import Floor, NightlyPlan, Pin, Sitting
 from hwbench.regress import FLOORS
 from hwbench.studies.nightly.pinned_models import Held, Model
 from hwbench.studies.nightly.sessions import Duel
@@ -25,9 +24,8 @@ class Watch:
     plan: NightlyPlan
     pin: Pin
     kept: Held
-    ready: Sequence[Prepared]
+    prepared: Sequence[Prepared]
     duels: Sequence[Duel]
-    conditions: Conditions
     seed: int
 
     @property
@@ -51,9 +49,10 @@ class Watch:
             reference(self.kept).compiled,
             context.target,
             spec,
-            split(context, "validation").inputs,
+            context.split("validation").inputs,
             self.folder / name,
-            lambda share, label: context.show(phase, share, f"{context.recipe.name}: {label}"),
+            lambda share, label: context.progress(phase, share, f"{context.recipe.name}: {label}"),
+            empties=context.line.empties(models),
         )
 
 
