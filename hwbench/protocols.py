@@ -22,6 +22,7 @@ from hwbench.records import (
     LayerNote,
     OnnxModel,
     Point,
+    Roofline,
     TargetProfile,
 )
 
@@ -166,6 +167,14 @@ class Accelerated(Protocol):
 
     def device_memory(self) -> dict[str, int]:
         """Return the peaks of the device's memory in bytes (empty: nobody but its driver knows)."""
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A session that can tell its layers apart."""
+
+    def roofline(self) -> Roofline:
+        """Return each layer's seconds, and the device's ceilings; raises `StageError`."""
 
 
 class Backend(Protocol):

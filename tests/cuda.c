@@ -49,7 +49,7 @@ int cudaMemcpyPeerAsync(void *to, int a, const void *from, int b, size_t size, v
     return memcpy(to, from, size), 0;
 }
 int cudaStreamCreate(void **out) { return *out = 0, 0; }
-int cudaStreamCreateWithFlags(void **out, unsigned flags) { return *out = 0, 0; }
+int cudaStreamCreateWithFlags(void **out, unsigned flags) { return *out = malloc(8), flags != 1; }
 int cudaStreamDestroy(void *stream) { return 0; }
 int cudaStreamSynchronize(void *stream) { return 0; }
 int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) { return 0; }

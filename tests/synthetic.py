@@ -16,12 +16,14 @@ from hwbench.records import (
     Failure,
     Goal,
     LayerNote,
+    LayerTime,
     MeasureSpec,
     Method,
     PluginSpec,
     Power,
     Recipe,
     Result,
+    Roofline,
     Schedule,
     Source,
     Study,
@@ -234,3 +236,50 @@ def study(
         seconds={"compress": 101.2, "compile": 33.0, "measure": 84.9},
         notes=("the shadow of R came out within 0.3 %: the sitting is valid",),
     )
+
+
+def roofline(pruned: bool = False, *, precision: str = "bf16") -> Roofline:
+    """A ViT-B/16 at batch 32 on an H100, about as it was seen; pruned: 2:4 and blocks in places."""
+    dice = random.Random(1)
+    rows, size = 32 * 197, 2
+    bandwidth, rate = 2.92e12, 750e12
+    layers = []
+
+    def add(name: str, inputs: int, outputs: int, m: int, reach: float, kernel: str) -> None:
+        operations = 2.0 * m * inputs * outputs
+        kept = {"2:4": 0.5, "blocks 64x64": 0.1}.get(kernel, 1.0)
+        nbytes = size * (inputs * outputs * kept + m * (inputs + outputs))
+        least = max(operations * kept / rate, nbytes / bandwidth)
+        why = "no zeros" if kernel == "dense" else f"{kernel} takes 0.81 of dense, taken"
+        seconds = least / (reach * dice.uniform(0.93, 1.0))
+        layers.append(
+            LayerTime(name, kernel, precision, seconds, operations, operations * kept, nbytes, why)
+        )
+
+    add("patches", 768, 768, 32 * 196, 0.5, "dense")
+    for block in range(12):
+        kernels = ("2:4", "blocks 64x64") if pruned else ("dense", "dense")
+        add(f"layer_{block}_qkv", 768, 2304, rows, 0.62, "dense")
+        add(f"layer_{block}_out", 768, 768, rows, 0.55, "dense")
+        add(f"layer_{block}_up", 768, 3072, rows, 0.6, kernels[0])
+        add(f"layer_{block}_down", 3072, 768, rows, 0.58, kernels[1])
+    add("head", 768, 1000, 32, 0.11, "dense")
+    whole = sum(layer.seconds for layer in layers) * 1.7
+    return Roofline(bandwidth, {precision: rate}, whole, "CUDA events, L2 cold", tuple(layers))
+
+
+def with_rooflines(subject: Study) -> Study:
+    """The study with layers of the chosen, the dense and a front model; one has none to tell."""
+    marks = {subject.decision.chosen: roofline(pruned=True), subject.decision.dense: roofline()}
+    front = next(s.candidate for s in subject.decision.standings if s.status == "front")
+    none = Roofline(reason="this runtime does not tell its layers apart")
+    rows = tuple(
+        dataclasses.replace(
+            row,
+            roofline=marks.get(
+                row.candidate.key, roofline(pruned=True) if row.candidate.key == front else none
+            ),
+        )
+        for row in subject.results
+    )
+    return dataclasses.replace(subject, results=rows)

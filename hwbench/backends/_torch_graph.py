@@ -60,7 +60,7 @@ def folded(source: Path, batch: int) -> onnx.ModelProto:
     import onnx
     import onnxruntime as ort
 
-    from hwbench.backends.onnxruntime import translated
+    from hwbench.backends._ort_gpu import translated
 
     document = onnx.load(str(source))
     for value in document.graph.input:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from hwbench.backends._torch_net import Conv2d, Linear
 from hwbench.backends._torch_time import How, foreign, ratio_of
+from hwbench.errors import StageError
 from hwbench.records import LayerNote, OnnxModel
 
 FASTER = 0.97
@@ -184,8 +185,6 @@ def offers(weight: Tensor, options: Options) -> list[Offer]:
 def pairs_offers(options: Options) -> list[Offer]:
     """Return the ways to multiply by a 2:4 weight on this GPU."""
     found = [Offer("2:4", pack_2_4)]
-    if "graph" in options.mode:  # launched from Python, more kernels only take longer
-        found.append(Offer("2:4 halves", pack_halves))
     if torch.cuda.get_device_capability()[0] == 8:  # torch has CUTLASS's for no other
         found.append(Offer("2:4 CUTLASS", pack_cutlass))
     return found
@@ -196,13 +195,6 @@ def pack_2_4(weight: Tensor) -> Kernel:
     from hwbench.backends._torch_two_four import Cusparselt
 
     return Cusparselt(weight)
-
-
-def pack_halves(weight: Tensor) -> Kernel:
-    """Pack a 2:4 weight cut in two along its inputs."""
-    from hwbench.backends._torch_two_four import Halves
-
-    return Halves(weight)
 
 
 def pack_cutlass(weight: Tensor) -> Kernel:
@@ -306,6 +298,8 @@ def _best(
             made, ratio = tried(layer, example, offer, options, how)
         except foreign() as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
+            if example.is_cuda:
+                _still_alive(offer.name, first)
             said.append(f"{offer.name} not possible ({first[:120]})")
             continue
         chosen = f" ({made.kernel.chosen})" if made.kernel.chosen else ""
@@ -316,6 +310,18 @@ def _best(
     if taken[1] is not None:
         said[taken[2]] += ", taken"
     return taken[1], "; ".join(said)
+
+
+def _still_alive(name: str, what: str) -> None:
+    """Raise `StageError` where a kernel has left the GPU unusable for this process."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise StageError(
+            "measure",
+            f"{name} broke the GPU's context: {what}",
+            mend="sparse: off for this backend",
+        ) from error
 
 
 def tried(

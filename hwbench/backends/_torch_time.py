@@ -84,6 +84,8 @@ def fastest(calls: Sequence[Call], example: Tensor, how: How) -> int:
                 taken[place] = statistics.median(sample() for _ in range(_ROUNDS))
             except foreign() as error:
                 said = (str(error).splitlines() or [type(error).__name__])[0]
+                if example.is_cuda:
+                    torch.cuda.synchronize()  # raises where nothing runs any more
     if not taken:
         raise RuntimeError(said)
     return min(taken, key=lambda place: taken[place])

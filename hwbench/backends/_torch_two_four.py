@@ -1,13 +1,14 @@
 """Products with 2:4 weights on sparse tensor cores, by cuSPARSELt and by CUTLASS.
 
-cuSPARSELt has dozens of algorithms, may write its result turned, and may split the sum; which one
-is fastest depends on the shape, so they are tried on the GPU. Its operators are torch's own
-(``torch._cslt_*``), with the names and schemas of torch 2.7 to 2.13. Not a plug-in.
+cuSPARSELt has dozens of algorithms and may write its result turned; what is fastest depends on the
+shape and is looked for on the GPU. Only algorithms are run that its own search proposes: one that
+does not suit a shape can end in an illegal instruction, and then nothing runs on the GPU any more
+in this process (seen on an H100 with 512x1024 in fp16 and one row, sums split in parts). Its
+operators are torch's own (``torch._cslt_*``), as in torch 2.7 to 2.13. Not a plug-in.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,10 @@ from torch.nn import functional as F
 
 from hwbench.backends._torch_time import How, fastest, quiet
 
-Choice = tuple[bool, int, int, int]
-"""Whether the result is written turned, the algorithm, into how many parts cuSPARSELt splits the
-sum, and how it puts them together (0: in one kernel, 1: in two)."""
+Choice = tuple[bool, int]
+"""Whether the result is written turned, and the algorithm."""
 
-_PLAIN: Choice = (True, 0, 1, -1)
-_ALGORITHMS = 40
-"""cuSPARSELt 0.6.2 numbers 37; what is not there is refused and left out."""
+_PLAIN: Choice = (True, 0)
 _CHOSEN: dict[tuple[object, ...], Choice] = {}
 
 
@@ -36,6 +34,7 @@ class Cusparselt:
         self._packed = torch._cslt_compress(weight.contiguous())
         self._short = weight.dtype == torch.int8
         self._multiple = 16 if self._short else 8
+        self._given: dict[str, Any] = {"out_dtype": torch.int32} if self._short else {}
         self._choice = _PLAIN
 
     @property
@@ -46,25 +45,38 @@ class Cusparselt:
     @property
     def chosen(self) -> str:
         """The algorithm, and how its result is written."""
-        turned, number, parts, _ = self._choice
-        split = f", sum in {parts} parts" if parts > 1 else ""
-        return f"cuSPARSELt {number}{', turned' if turned else ''}{split}"
+        turned, number = self._choice
+        return f"cuSPARSELt {number}{', turned' if turned else ''}"
 
     def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
         """Choose the algorithm that is fastest for these rows (m, inputs)."""
         decides = (*self._shape, rows.dtype, len(rows), bias is None, how)
         if decides not in _CHOSEN:
-            every = itertools.product((True, False), range(_ALGORITHMS))
-            best = self._fastest([(turned, n, 1, -1) for turned, n in every], rows, bias, how)
-            split = itertools.product((2, 4, 8), (0, 1))
-            more = [(best[0], best[1], parts, mode) for parts, mode in split]
-            _CHOSEN[decides] = self._fastest([best, *more], rows, bias, how)
+            choices = [
+                (t, n) for t in (True, False) for n in sorted({0, self._search(rows, bias, t)})
+            ]
+            place = fastest([self._with(c, bias) for c in choices], rows, how)
+            _CHOSEN[decides] = choices[place]
         self._choice = _CHOSEN[decides]
 
-    def _fastest(
-        self, choices: list[Choice], rows: Tensor, bias: Tensor | None, how: How
-    ) -> Choice:
-        return choices[fastest([self._with(c, bias) for c in choices], rows, how)]
+    def _search(self, rows: Tensor, bias: Tensor | None, turned: bool) -> int:
+        """Return the algorithm that cuSPARSELt's own search finds, 0 where it finds none."""
+        try:
+            return int(
+                torch._cslt_sparse_mm_search(
+                    self._packed,
+                    self._padded(rows).t(),
+                    bias=bias,
+                    transpose_result=turned,
+                    **self._given,
+                )
+            )
+        except RuntimeError:
+            return 0
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        missing = -rows.shape[0] % self._multiple
+        return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
     def _with(self, choice: Choice, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda rows: self._multiply(rows, bias, choice)
@@ -74,65 +86,14 @@ class Cusparselt:
         return self._multiply(rows, bias, self._choice)
 
     def _multiply(self, rows: Tensor, bias: Tensor | None, choice: Choice) -> Tensor:
-        turned, number, parts, mode = choice
+        turned, number = choice
         m = rows.shape[0]
-        missing = -m % self._multiple
-        if missing:
-            rows = F.pad(rows, (0, 0, 0, missing))
-        given: dict[str, Any] = {"out_dtype": torch.int32} if self._short else {}
-        if parts > 1:
-            given |= {"split_k": parts, "split_k_mode": mode}
-        found = torch._cslt_sparse_mm(
-            self._packed, rows.t(), bias=bias, transpose_result=turned, alg_id=number, **given
-        )
-        found = found if turned else found.t()
-        return found[:m] if missing else found
-
-
-class Halves:
-    """A 2:4 weight cut in two along its inputs, both products under way at the same time.
-
-    With few rows one product has too few tiles to keep a large GPU busy.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        """Pack a weight (outputs, inputs) of fp16 or bf16; its inputs are a multiple of 128."""
-        if weight.shape[1] % 128:
-            raise ValueError(f"{weight.shape[1]} inputs cannot be cut in two")
-        self._half = weight.shape[1] // 2
-        self._parts = [Cusparselt(part) for part in torch.split(weight, self._half, 1)]
-        self._beside = torch.cuda.Stream(weight.device)  # type: ignore[no-untyped-call]
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of what is kept, its places included."""
-        return sum(part.nbytes for part in self._parts)
-
-    @property
-    def chosen(self) -> str:
-        """What each half chose."""
-        return f"two halves at once, {self._parts[0].chosen}"
-
-    def tune(self, rows: Tensor, bias: Tensor | None, how: How) -> None:
-        """Choose the algorithm that is fastest for half of the inputs."""
-        for part, half in zip(self._parts, self._cut(rows), strict=True):
-            part.tune(half, None, how)
-
-    def _cut(self, rows: Tensor) -> Tensor:
-        return rows.reshape(len(rows), 2, self._half).transpose(0, 1).contiguous()
-
-    def __call__(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return (m, outputs) of rows (m, inputs), the bias (outputs,) added."""
-        halves = self._cut(rows)
-        here = torch.cuda.current_stream()
-        self._beside.wait_stream(here)
-        with torch.cuda.stream(self._beside):
-            second = self._parts[1](halves[1])
-        first = self._parts[0](halves[0], bias)
-        here.wait_stream(self._beside)
-        # In a graph its memory is not given to others before this product is done.
-        second.record_stream(here)
-        return first + second
+        products = torch._cslt_sparse_mm(
+            self._packed, self._padded(rows).t(), bias=bias, transpose_result=turned,
+            alg_id=number, **self._given,
+        )  # fmt: skip
+        products = products if turned else products.t()
+        return products[:m] if m % self._multiple else products
 
 
 class Cutlass:

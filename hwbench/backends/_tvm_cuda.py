@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwbench.backends import _cuda
 from hwbench.errors import StageError
 
 if TYPE_CHECKING:
@@ -155,14 +155,7 @@ def installed(libraries: Path) -> None:
 def _cudart(libraries: Path) -> ctypes.CDLL:
     """Return the CUDA runtime that TVM was linked with, from the system or from pip's packages."""
     name = next((n for n in _needed(libraries / _RUNTIME) if "libcudart" in n), "libcudart.so")
-    try:
-        return ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
-    except OSError:
-        found = importlib.util.find_spec("nvidia")
-        homes = [Path(p) for p in found.submodule_search_locations or ()] if found else []
-        for path in (p for home in homes for p in sorted(home.rglob(name))):
-            return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
-        raise
+    return _cuda.library(name)
 
 
 def _needed(library: Path) -> Sequence[str]:
@@ -183,10 +176,7 @@ class Memory:
         self._write = ffi.get_global_func("runtime.TVMTensorCopyFromBytes")
         self._read = ffi.get_global_func("runtime.TVMTensorCopyToBytes")
         self._wait = ffi.get_global_func("runtime.Device_StreamSync")
-        self._cuda = _cudart(libraries)
-        self._events = (ctypes.c_void_p(), ctypes.c_void_p())
-        for event in self._events:
-            self._check(self._cuda.cudaEventCreate(ctypes.byref(event)))
+        self._events = _cuda.Events(_cudart(libraries))
 
     def put(self, value: np.ndarray) -> Any:
         """Return a tensor there with a copy of `value`."""
@@ -212,19 +202,8 @@ class Memory:
     def begin(self) -> None:
         """Start the clock, with nothing left to do on the GPU."""
         self.wait()
-        self._check(self._cuda.cudaEventRecord(self._events[0], None))
+        self._events.begin()
 
     def end(self) -> int:
         """Return the nanoseconds since `begin` that the GPU counted, when it is done."""
-        start, stop = self._events
-        self._check(self._cuda.cudaEventRecord(stop, None))
-        self._check(self._cuda.cudaEventSynchronize(stop))
-        found = ctypes.c_float()
-        self._check(self._cuda.cudaEventElapsedTime(ctypes.byref(found), start, stop))
-        return round(found.value * 1e6)
-
-    def _check(self, status: int) -> None:
-        if status:
-            self._cuda.cudaGetErrorString.restype = ctypes.c_char_p
-            words = self._cuda.cudaGetErrorString(status) or b"unknown error"
-            raise StageError("measure", f"CUDA: {words.decode(errors='replace')}")
+        return self._events.end()

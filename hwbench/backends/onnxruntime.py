@@ -1,29 +1,38 @@
 """ONNX Runtime: the file is the artifact, the session options stand beside it.
 
 On a GPU every node's provider is read from a profile of the session, not assumed: ONNX Runtime
-falls back to the CPU without a word, and such a session does not load here.
+falls back to the CPU without a word, and such a session does not load here (``_ort_gpu``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hwbench.backends import _ort_gpu
+from hwbench.backends._ort_gpu import check_inputs, translated
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
 from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
-from hwbench.traits import DTYPES, BackendTraits
+from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def _tolerance(options: Mapping[str, Any]) -> float:
+    """Return how far answers may be from those of the float32 file before they count as broken.
+
+    Relative to the largest answer. TensorRT's fp32 is tf32 where it likes.
+    """
+    precision = str(options.get("precision", "fp32"))
+    short = options.get("provider") == "tensorrt" and precision == "fp32"
+    return {"fp32": AGREES, "tf32": 1e-2, "fp16": 2e-2}["tf32" if short else precision]
+
 
 TRAITS = BackendTraits(
     requires={"onnxruntime": "onnxruntime>=1.31,<2"},
@@ -35,7 +44,8 @@ TRAITS = BackendTraits(
     precisions=("fp32", "int8"),
     # The arena trades memory for time.
     memory_variants={"without its arena": {"arena": False}},
-    naming=("provider",),
+    tolerance=_tolerance,
+    naming=("provider", "precision"),
     input_dtypes=DTYPES,
     devices=("cpu", "cuda"),
 )
@@ -52,7 +62,10 @@ class Options:
     more, idle threads turn in a loop while they wait (faster, but burns the CPU; off by
     default). ``flush_denormals``: take numbers below 1e-38 for zero (off, they can make a CPU
     several times slower). ``provider``: ``cuda`` or ``tensorrt`` run on the GPU that the target
-    names, in an onnxruntime-gpu.
+    names, in an onnxruntime-gpu. ``precision``, on a GPU only: ``tf32`` lets float32 be multiplied
+    short (ONNX Runtime's own default), ``fp16`` is a file converted by ONNX Runtime's tool with
+    float32 inputs and outputs; TensorRT takes the file as it is, multiplies ``fp32`` as tf32 too,
+    and chooses where fp16 pays. ``graph``: a CUDA graph that is replayed (``cuda`` only).
     """
 
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
@@ -60,72 +73,36 @@ class Options:
     optimize: Literal["disable", "basic", "extended", "all"] = "all"
     spin: bool = False
     flush_denormals: bool = True
+    precision: Literal["fp32", "tf32", "fp16"] = "fp32"
+    graph: bool = False
 
 
 class OrtSession:
-    """An inference session with its inputs and outputs bound once."""
+    """An inference session on the CPU, with its inputs and outputs bound once."""
 
-    def __init__(self, session: Any, device: str = "cpu") -> None:
-        """Bind the outputs to memory of the runtime's own, on the device."""
+    def __init__(self, session: Any) -> None:
+        """Bind the outputs to memory of the runtime's own."""
         self._session = session
-        self._device = device
         self._binding = session.io_binding()
         for output in session.get_outputs():
-            self._binding.bind_output(output.name, device)
-        self._inputs: list[Any] = []
+            self._binding.bind_output(output.name)
+        self._inputs: list[np.ndarray] = []
 
     def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
         """Bind the inputs; raises `StageError` when they do not fit the model."""
         import numpy as np
 
-        wanted = self._session.get_inputs()
-        if len(inputs) != len(wanted):
-            raise StageError(
-                "measure", f"got {len(inputs)} inputs", expected=f"{len(wanted)} inputs"
-            )
+        check_inputs(self._session, inputs)
         # The binding does not keep the memory alive: we do.
         self._inputs = [np.ascontiguousarray(x) for x in inputs]
-        for node, value in zip(wanted, self._inputs, strict=True):
-            _check(node, value)
+        for node, value in zip(self._session.get_inputs(), self._inputs, strict=True):
             with translated():
-                self._bind(node.name, value)
-
-    def _bind(self, name: str, value: np.ndarray) -> None:
-        if self._device == "cpu":
-            self._binding.bind_cpu_input(name, value)
-            return
-        import onnxruntime as ort
-
-        # Copied once, here: what is timed begins with the inputs on the GPU.
-        there = ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
-        self._inputs.append(there)
-        self._binding.bind_ortvalue_input(name, there)
+                self._binding.bind_cpu_input(node.name, value)
 
     def invoke(self) -> None:
-        """Run one inference, to its end."""
-        try:
+        """Run one inference."""
+        with translated():
             self._session.run_with_iobinding(self._binding)
-            if self._device != "cpu":
-                self._binding.synchronize_outputs()
-        except _errors() as error:
-            raise StageError("measure", _say(error)) from error
-
-    layers: tuple[str, ...] = ()
-
-    @property
-    def clock(self) -> str:
-        """What GPU calls are timed by: the host's clock, since the stream is ONNX Runtime's own."""
-        return "the host's clock until the GPU is done, L2 warm" if self._device != "cpu" else ""
-
-    def time_call(self) -> int:
-        """Return the nanoseconds of one call, launching and waiting included."""
-        begun = time.perf_counter_ns()
-        self.invoke()
-        return time.perf_counter_ns() - begun
-
-    def device_memory(self) -> dict[str, int]:
-        """Return nothing: ONNX Runtime does not tell what its arena holds; the driver does."""
-        return {}
 
     def outputs(self) -> list[np.ndarray]:
         """Return copies of the outputs."""
@@ -136,8 +113,12 @@ class OrtBackend:
     """ONNX Runtime on a CPU or an NVIDIA GPU."""
 
     def __init__(self, options: Options) -> None:
-        """Keep the options."""
+        """Keep the options; raises `StageError` for a combination that cannot be."""
         self._options = options
+        if options.provider == "cpu" and options.precision != "fp32":
+            raise StageError("compile", f"{options.precision} needs a GPU", mend="provider: cuda")
+        if options.graph and options.provider != "cuda":
+            raise StageError("compile", "graph needs the CUDA provider", mend="provider: cuda")
 
     def eligible(self, model: OnnxModel) -> tuple[LayerNote, ...]:
         """Return that no layer gains from zeros."""
@@ -147,6 +128,9 @@ class OrtBackend:
         self, model: OnnxModel, candidate: Candidate, target: TargetProfile, folder: Path
     ) -> str:
         """Copy the ONNX file (with its external data) and write the session options."""
+        if self._options.provider == "cuda" and self._options.precision == "fp16":
+            _write_fp16(model, candidate, folder / "model.onnx")
+            return self._write_beside(folder)
         shutil.copyfile(model.path, folder / "model.onnx")
         for name in _external(model.path):
             shutil.copyfile(model.path.parent / name, folder / name)
@@ -177,18 +161,37 @@ class OrtBackend:
         options.log_severity_level = 3
         for key, value in beside["entries"].items():
             options.add_session_config_entry(key, value)
-        providers = require(self._options.provider)
+        if self._options.provider != "cpu":
+            return self._load_there(artifact, options)
         with translated():
-            if self._options.provider != "cpu":
-                _check_placement(artifact, options, providers)
-            session = ort.InferenceSession(str(artifact), options, providers=providers)
-        return OrtSession(session, "cpu" if self._options.provider == "cpu" else "cuda")
+            return OrtSession(
+                ort.InferenceSession(str(artifact), options, providers=_ort_gpu.PROVIDERS["cpu"])
+            )
+
+    def _load_there(self, artifact: Path, options: Any) -> Session:
+        import onnxruntime as ort
+
+        own, precision = self._options.provider, self._options.precision
+        _ort_gpu.require(own)
+        with translated():
+            plain = _ort_gpu.asked(own, precision, artifact)
+            left = _ort_gpu.check_placement(artifact, options, plain, own)
+            stream = _ort_gpu.stream() if own == "cuda" else None
+            address = stream.address if stream else 0
+            graph = self._options.graph
+            session = ort.InferenceSession(
+                str(artifact),
+                options,
+                providers=_ort_gpu.asked(own, precision, artifact, address, graph),
+                enable_fallback=0,
+            )
+        return _ort_gpu.GpuSession(session, stream, graph=graph, layers=left)
 
     def versions(self) -> Mapping[str, str]:
         """Return the version of ONNX Runtime."""
         import onnxruntime as ort
 
-        require(self._options.provider)
+        _ort_gpu.require(self._options.provider)
         return {"onnxruntime": str(ort.__version__)}
 
     def script(self, entry: str, compiled: CompiledModel) -> str:
@@ -199,7 +202,13 @@ class OrtBackend:
             threads=compiled.candidate.threads,
             shape=(compiled.candidate.batch, *compiled.input_shape),
             dtype=compiled.input_dtype,
-            providers=_PROVIDERS[self._options.provider],
+            before=_ALONE if self._options.provider != "cpu" else "",
+            providers=[
+                (name, {k: v for k, v in own.items() if k != "trt_engine_cache_path"})
+                for name, own in _ort_gpu.asked(
+                    self._options.provider, self._options.precision, Path(entry)
+                )
+            ],
         )
 
     def _write_beside(self, folder: Path) -> str:
@@ -217,79 +226,19 @@ class OrtBackend:
         return "model.onnx"
 
 
-def require(provider: str) -> list[str]:
-    """Return the providers to ask for; raises `StageError` where this ONNX Runtime has it not."""
-    import onnxruntime as ort
+def _write_fp16(model: OnnxModel, candidate: Candidate, path: Path) -> None:
+    """Write the file with float16 inside; what ONNX Runtime's tool blocks stays in float32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    wanted = _PROVIDERS[provider]
-    there = ort.get_available_providers()
-    if wanted[0] not in there:
-        raise StageError(
-            "measure",
-            f"not available: this onnxruntime has no {wanted[0]}, only {', '.join(there)}",
-            mend="pip install onnxruntime-gpu on the device, in the place of onnxruntime",
-        )
-    return wanted
-
-
-def _check_placement(artifact: Path, options: Any, providers: Sequence[str]) -> None:
-    """Run the model once with ONNX Runtime's profiler on, and look where its nodes ran."""
-    import numpy as np
-    import onnxruntime as ort
-
-    with tempfile.TemporaryDirectory() as folder:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(artifact), options, providers=providers)
-        feeds = {
-            node.name: np.zeros([d if isinstance(d, int) else 1 for d in node.shape], kind)
-            for node in session.get_inputs()
-            if (kind := _KINDS.get(node.type))
-        }
-        session.run(None, feeds)
-        found = placed(json.loads(Path(session.end_profiling()).read_text()))
-        options.enable_profiling = False
-    check_placed(found)
-
-
-def placed(events: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the operators that each provider ran, from the events of a profile."""
-    found: dict[str, list[str]] = {}
-    for event in events:
-        arguments = event.get("args") or {}
-        if event.get("cat") == "Node" and arguments.get("provider"):
-            found.setdefault(arguments["provider"], []).append(str(arguments.get("op_name")))
-    return found
-
-
-def check_placed(found: Mapping[str, Sequence[str]]) -> None:
-    """Raise `StageError` when a node that computes ran on the CPU, or nothing ran on a GPU.
-
-    What only handles shapes ONNX Runtime puts on the CPU on purpose.
-    """
-    stray = sorted({op for op in found.get(_PROVIDERS["cpu"][0], ()) if op not in _SHAPES})
-    if stray or not any(p in found for p in ("CUDAExecutionProvider", "TensorrtExecutionProvider")):
-        where = ", ".join(f"{len(ops)} on {provider}" for provider, ops in sorted(found.items()))
-        raise StageError(
-            "measure",
-            f"ONNX Runtime ran nodes on the CPU: {', '.join(stray) or 'all'} ({where or 'none'})",
-            expected="every node that computes on the GPU",
-            mend="its log says why; precisions and operators that the provider lacks fall back",
-        )
-
-
-def _check(node: Any, value: np.ndarray) -> None:
-    wanted = [d if isinstance(d, int) else None for d in node.shape]
-    fits = len(wanted) == value.ndim and all(
-        w in (None, size) for w, size in zip(wanted, value.shape, strict=True)
-    )
-    kind = _KINDS.get(node.type, "")
-    if not fits or kind != str(value.dtype):
-        raise StageError(
-            "measure",
-            f"input {node.name!r} got {value.dtype} of shape {value.shape}",
-            expected=f"{kind or node.type} of shape {tuple(node.shape)}",
-        )
+    if candidate.export.precision != "fp32":
+        what = f"a file in {candidate.export.precision} is not converted to fp16"
+        raise StageError("compile", what, expected="a file in fp32")
+    try:
+        short = convert_float_to_float16(onnx.load(str(model.path)), keep_io_types=True)
+        onnx.save(short, str(path))
+    except ValueError as error:
+        raise StageError("compile", f"to fp16: {str(error)[:300]}") from error
 
 
 def _external(path: Path) -> list[str]:
@@ -301,58 +250,20 @@ def _external(path: Path) -> list[str]:
     return sorted({Path(place).name for place in places})
 
 
-@functools.cache
-def _errors() -> tuple[type[Exception], ...]:
-    import onnxruntime.capi.onnxruntime_pybind11_state as state
-
-    own = (v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
-    # What it cannot name it raises as RuntimeError or ValueError.
-    return (*own, RuntimeError, ValueError)
-
-
-@contextlib.contextmanager
-def translated(stage: str = "measure") -> Iterator[None]:
-    """Turn whatever ONNX Runtime raises inside the block into a `StageError`."""
-    try:
-        yield
-    except _errors() as error:
-        raise StageError(stage, _say(error)) from error
-
-
-def _say(error: Exception) -> str:
-    return f"ONNX Runtime: {str(error).strip().splitlines()[0][:300]}"
-
-
 _BESIDE = "session.json"
-_PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-}
-_SHAPES = frozenset(
-    ("Cast", "Concat", "Expand", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze")
-)
 _LEVELS = {
     "disable": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-_KINDS = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
+_ALONE = """
+ort.preload_dlls()  # CUDA and cuDNN, from pip's packages where the system has none"""
 _SCRIPT = '''\
 """Run the model of this folder: python run.py [inputs.npy], one batch of shape {shape}."""
 import json, pathlib, sys
 import numpy as np, onnxruntime as ort
-
+{before}
 path = pathlib.Path(__file__).parent / "{entry}"
 options, beside = ort.SessionOptions(), json.loads(path.with_name("{beside}").read_text())
 options.intra_op_num_threads, options.enable_cpu_mem_arena = {threads}, beside["arena"]

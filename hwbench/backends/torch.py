@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
-from hwbench.records import Candidate, CompiledModel, LayerNote, OnnxModel, TargetProfile
+from hwbench.records import (
+    Candidate,
+    CompiledModel,
+    LayerNote,
+    OnnxModel,
+    Roofline,
+    TargetProfile,
+)
 from hwbench.traits import AGREES, DTYPES, BackendTraits
 
 if TYPE_CHECKING:
@@ -155,6 +163,20 @@ class TorchSession:
             return {}
         cuda = self._torch.cuda
         return {"allocated": cuda.max_memory_allocated(), "reserved": cuda.max_memory_reserved()}
+
+    def roofline(self) -> Roofline:
+        """Return each layer's seconds in place, and what the device can do."""
+        from hwbench.backends import _torch_roof
+
+        def whole() -> float:
+            if self.clock:
+                return self.time_call() * 1e-9
+            begun = time.perf_counter()
+            self.invoke()
+            return time.perf_counter() - begun
+
+        with translated("measure"):
+            return _torch_roof.measured(self._net, self._inputs, self._options, self.layers, whole)
 
     def _run(self) -> None:
         if self._graph is not None:

@@ -46,6 +46,8 @@ class MeasureFields(BaseModel):
     readings: int | None = Field(None, ge=1, description="of memory and energy each")
     eliminate: bool | None = Field(None, description="measure who is beaten in all no further")
 
+    roofline: bool | None = Field(None, description="time every layer alone, after the energy")
+
     def changes(self, where: str) -> dict[str, Any]:
         """Return the fields written, ready for `MeasureSpec`."""
         written = self.model_dump(exclude={"policy"}, exclude_none=True)

@@ -116,7 +116,7 @@ def _commands(
     found += _generations(pair, rivals, artifacts, target, spec, settings)
     if target.meters:
         meters = tuple(PluginSpec(METERS.plugin(m.kind).module, m.options) for m in target.meters)
-        found.append(Energy(jobs, settings, meters, spec.energy_seconds))
+        found.append(Energy(jobs, settings, meters, spec.energy_seconds, spec.roofline))
     return [*found, feel, look(target)]
 
 

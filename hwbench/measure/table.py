@@ -36,6 +36,7 @@ from hwbench.records import (
     MeasureSpec,
     MemoryReading,
     PluginSpec,
+    Roofline,
     Sitting,
     Source,
     TargetProfile,
@@ -92,6 +93,7 @@ class Table:
         self._settings = settings_of(spec, target, device.ship(inputs, "inputs.npy"))
         self._failures: dict[str, dict[str, Failure]] = {name: {} for name in models}
         self._source = Source.MEASURED
+        self._rooflines: Mapping[str, Roofline] = {}
 
     def answer(self) -> Answers:
         """Return the outputs of everything, and nothing else."""
@@ -205,6 +207,7 @@ class Table:
             energy=energy.get(name),
             outputs=None if "outputs" in failures or not file.exists() else file,
             failures=failures,
+            roofline=self._rooflines.get(name),
         )
 
     # ---------------------------------------------------------------------------- passes
@@ -231,7 +234,9 @@ class Table:
             memory = self._again(
                 f"memory-{number}", lambda j: Memory(j, self._settings, self._spec.memory_runs)
             )
-            energy = self._again(f"energy-{number}", self._energy_command)
+            energy = self._again(
+                f"energy-{number}", lambda jobs: self._energy_command(jobs, roofline=False)
+            )
             found = tuple(_with_readings(m, memory, energy) for m in found)
         return found
 
@@ -245,11 +250,11 @@ class Table:
         self._show(kind, 1.0, f"{kind} once more")
         return passes.run(self._device, file, jobs, command, lambda _name: None) if jobs else {}
 
-    def _energy_command(self, jobs: tuple[Job, ...]) -> Energy:
+    def _energy_command(self, jobs: tuple[Job, ...], *, roofline: bool) -> Energy:
         meters = tuple(
             PluginSpec(METERS.plugin(m.kind).module, m.options) for m in self._target.meters
         )
-        return Energy(jobs, self._settings, meters, self._spec.energy_seconds)
+        return Energy(jobs, self._settings, meters, self._spec.energy_seconds, roofline)
 
     def _memory(self) -> Mapping[str, MemoryReading]:
         done = self._pass(
@@ -328,7 +333,12 @@ class Table:
             for failures in self._failures.values():
                 failures["energy"] = Failure("measure", "the target names no energy meter")
             return {}
-        done = self._pass("energy", self._energy_command)
+        done = self._pass(
+            "energy", lambda jobs: self._energy_command(jobs, roofline=self._spec.roofline)
+        )
+        self._rooflines = {
+            n: from_json(Roofline, m["roofline"]) for n, m in done.items() if "roofline" in m
+        }
         return {n: from_json(EnergyReading, m["energy"]) for n, m in done.items() if "energy" in m}
 
     def _pass(

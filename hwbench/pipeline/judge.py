@@ -86,4 +86,5 @@ def _result(
         artifact=ready.compiled.digest,
         fingerprint=sitting.before.fingerprint,
         measured_at=str(sitting.before.state.get("utc", "")),
+        roofline=measurement.roofline,
     )

@@ -68,6 +68,7 @@ from hwbench.records.nights import (
     TrendPoint,
 )
 from hwbench.records.plain import digest, file_digest, from_json, to_json
+from hwbench.records.rooflines import LayerTime, Roofline
 from hwbench.records.searched import Choice, LatencyTable, Plan, Point, Tried
 from hwbench.records.shifted import Distance, Paired, Shifted, ShiftSpec
 from hwbench.records.specs import (
@@ -120,6 +121,7 @@ __all__ = [
     "Layer",
     "LayerCurve",
     "LayerNote",
+    "LayerTime",
     "MeasureSpec",
     "Measurement",
     "MemoryReading",
@@ -142,6 +144,7 @@ __all__ = [
     "Recipe",
     "Repeated",
     "Result",
+    "Roofline",
     "Schedule",
     "ScheduleTraits",
     "SearchSpec",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hwbench.records.methods import Schedule
+from hwbench.records.plain import UNSAID
 from hwbench.records.shifted import ShiftSpec
 from hwbench.records.specs import (
     LAST,
@@ -45,7 +46,8 @@ class MeasureSpec:
     half-width of every ratio is at most ``half_width``. The sitting stops after 5 of its
     ``generations`` or more when every 99 % half-width is. ``eliminate``: who is worse than
     another in all that is known is measured no further. ``readings``: how often memory and energy
-    are read, each time in fresh processes.
+    are read, each time in fresh processes. ``roofline``: after its energy, every layer of an
+    artifact is timed alone, where its runtime can.
     """
 
     policy: str = "quick"
@@ -64,6 +66,7 @@ class MeasureSpec:
     seed: int = 0
     eliminate: bool = True
     readings: int = 1
+    roofline: bool = field(default=False, metadata={UNSAID: True})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any
 from hwbench.errors import HwbenchError, StageError
 from hwbench.records.made import LayerNote
 from hwbench.records.metrics import Source, Value
-from hwbench.records.plain import digest
+from hwbench.records.plain import UNSAID, digest
+from hwbench.records.rooflines import Roofline
 from hwbench.records.specs import Candidate
 
 
@@ -149,7 +150,8 @@ class Measurement:
     ``latency`` holds one `Process` a generation; ``memory_again`` and ``energy_again`` further
     readings of other processes, where there are such. A pass that failed leaves its reason in
     ``failures`` under ``latency``, ``memory``, ``energy`` or ``outputs``.
-    ``outputs`` names the file (``.npy``) with the deployed artifact's answers.
+    ``outputs`` names the file (``.npy``) with the deployed artifact's answers. ``roofline`` holds
+    its layers, where they were asked for.
     """
 
     artifact: str
@@ -161,6 +163,7 @@ class Measurement:
     failures: Mapping[str, Failure] = field(default_factory=dict)
     memory_again: tuple[MemoryReading, ...] = ()
     energy_again: tuple[EnergyReading, ...] = ()
+    roofline: Roofline | None = field(default=None, metadata={UNSAID: True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +236,7 @@ class Result:
     fingerprint: str = ""
     measured_at: str = ""
     beside: Beside | None = None
+    roofline: Roofline | None = field(default=None, metadata={UNSAID: True})
 
     def number(self, metric: str) -> float | None:
         """Return the plain number of a metric, or None where it is missing."""

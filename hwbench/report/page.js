@@ -17,6 +17,7 @@
       figure.layout.font.size = 11;
       figure.layout.dragmode = false; // a finger on the plot scrolls the page
       figure.layout.hoverlabel.font = { size: 10 };
+      if (figure.layout.meta) figure.layout.annotations = figure.layout.meta.narrow;
     }
     return Plotly.newPlot(box, figure.data, figure.layout, config).then(() => {
       box.on("plotly_click", (event) => show(event.points[0].customdata));

@@ -8,7 +8,17 @@ from typing import Any
 
 from hwbench import units
 from hwbench.records import METRICS, Result, Source, Study
-from hwbench.report import history, look, picture, plane, plots, prose, shifting, table
+from hwbench.report import (
+    history,
+    look,
+    picture,
+    plane,
+    plots,
+    prose,
+    roofline,
+    shifting,
+    table,
+)
 
 _ABOUT = {
     "Speed-up": "latency of the dense model on the same backend over this one's",
@@ -30,7 +40,7 @@ def page(study: Study) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     here = resources("hwbench.report")
-    drawings = plots.figures(study)
+    drawings, roofs = plots.figures(study), plots.rooflines(study)
     return environment.get_template("page.html").render(
         style=(here / "page.css").read_text(),
         script=(here / "page.js").read_text(),
@@ -48,7 +58,10 @@ def page(study: Study) -> str:
         counts=_counts(study),
         legend=_legend(study),
         drawings=[_drawing(study, flat, drawn is not None) for flat, drawn in drawings],
-        data={flat.name: drawn for flat, drawn in drawings if drawn is not None},
+        roofs=[_drawing(study, flat, True) for flat, _ in roofs],
+        roof_tables=roofline.tables(study),
+        roofless=roofline.missing(study),
+        data={flat.name: drawn for flat, drawn in [*drawings, *roofs] if drawn is not None},
         goals=_goals(study),
         tried=history.rows(study),
         axes=history.axes(study),

@@ -8,7 +8,7 @@ from typing import Any
 
 from hwbench import units
 from hwbench.records import METRICS, Result, Study
-from hwbench.report import history, look, plane, sensing, table
+from hwbench.report import history, look, plane, roofline, sensing, table
 
 Figure = dict[str, Any]
 _GRID = "#e5e7eb"
@@ -28,6 +28,11 @@ def figures(study: Study) -> list[tuple[plane.Plane, Figure | None]]:
     if study.tried:
         drawn.append(history.drawn(study, _layout))
     return drawn + sensing.drawn(study, _layout)
+
+
+def rooflines(study: Study) -> list[tuple[plane.Plane, Figure]]:
+    """Return the plots of layers, which have a section of their own."""
+    return roofline.drawn(study, _layout)
 
 
 def hover(result: Result, study: Study) -> str:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hwbench.conditions import nvml
 from hwbench.errors import StageError
-from hwbench.protocols import Accelerated, Backend, EnergyMeter, Session, Settling
-from hwbench.records import EnergyReading, Failure, from_json, to_json
+from hwbench.protocols import Accelerated, Backend, EnergyMeter, Layered, Session, Settling
+from hwbench.records import EnergyReading, Failure, Roofline, from_json, to_json
 from hwbench.registry import BACKENDS, METERS, Plugin
 from hwbench.worker import stopwatch
 from hwbench.worker.messages import Job, Settings
@@ -173,6 +173,16 @@ class Runner:
             except StageError as error:
                 why.append(f"{kind}: {error.what}")
         raise StageError("measure", f"no energy meter works here: {'; '.join(why)}")
+
+    def roofline(self) -> Any:
+        """Return each layer's time under the device's ceilings, or why there is none."""
+        session = self._session or self._load()[0]
+        if not isinstance(session, Layered):
+            return to_json(Roofline(reason="this runtime does not tell its layers apart"))
+        try:
+            return to_json(session.roofline())
+        except StageError as error:
+            return to_json(Roofline(reason=error.what))
 
     def _load(self) -> tuple[Session, float]:
         assert self._backend is not None

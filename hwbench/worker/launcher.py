@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from hwbench import conditions, files
-from hwbench.records import to_json
+from hwbench.records import Roofline, to_json
 from hwbench.worker.messages import (
     Close,
     Command,
@@ -225,8 +225,18 @@ class Launcher:
         timeout = command.settings.timeout + command.seconds * (1 + len(command.meters))
         meters = to_json(command.meters)
         for job in command.jobs:
-            arguments = {"meters": meters, "seconds": command.seconds}
-            self._each([job], command.settings, "energy", "energy", timeout, **arguments)
+            child = self._start(job, command.settings)
+            said: dict[str, Any] = {"of": job.name}
+            try:
+                child.answer("import")
+                asked = {"meters": meters, "seconds": command.seconds}
+                said["energy"] = child.ask("energy", timeout, **asked)
+            except BrokenError as error:
+                said["failure"] = to_json(error.failure)
+            if command.roofline and "energy" in said:
+                said["roofline"] = _roofline(child)
+            self._end()
+            self._say(said)
 
     def _open(self, command: Open) -> None:
         """Start all children at once, but load and warm them one after the other."""
@@ -320,6 +330,14 @@ def _ended(host: Wire) -> bool:
     """Sleep for a second, or until the host has gone; return whether it has."""
     ready, _, _ = select.select([host.fd], [], [], 1.0)
     return bool(ready) and not host.fill()
+
+
+def _roofline(child: Child) -> Any:
+    """Return what a child says of its layers: whatever befalls it then, its energy is read."""
+    try:
+        return child.ask("roofline")
+    except BrokenError as error:
+        return to_json(Roofline(reason=error.failure.message))
 
 
 def _visit(child: Child) -> dict[str, Any]:

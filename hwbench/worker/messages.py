@@ -94,12 +94,16 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Run beside a meter (the module of each, the best first). Answers: ``energy``."""
+    """Run beside a meter (the module of each, the best first). Answers: ``energy``.
+
+    With ``roofline``, then time every layer alone in the same process. Answers: ``roofline``.
+    """
 
     jobs: tuple[Job, ...]
     settings: Settings
     meters: tuple[PluginSpec, ...]
     seconds: float
+    roofline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

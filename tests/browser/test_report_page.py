@@ -210,6 +210,25 @@ def test_on_a_phone_the_page_does_not_scroll_sideways(
     assert all(svg.size["width"] <= 390 for svg in drawn)
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_layers_are_drawn_and_named_by_what_fits(browser: Any, tmp_path: Path, width: int) -> None:
+    report.write(synthetic.with_rooflines(study()), tmp_path)
+    resize(browser, width)
+    load(browser, tmp_path / "report.html")
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    dots = browser.find_elements("css selector", "#plot-roofline-0 .scatterlayer .point")
+    assert len(dots) == 50
+    names = browser.find_elements("css selector", "#plot-roofline-0 .annotation-text")
+    texts = [name.text for name in names]
+    assert ("1" in texts) == (width == 390)
+    assert any("layer_0_qkv ×12 · dense" in text for text in texts) == (width == 1280)
+    box = browser.find_element("id", "plot-roofline-0").rect
+    for name in names:
+        assert box["x"] <= name.rect["x"]
+        assert name.rect["x"] + name.rect["width"] <= box["x"] + box["width"]
+
+
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_page_with_nothing_to_draw_has_no_errors(
     browser: Any, tmp_path: Path, failed: bool

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,10 @@ def main() -> int:
 
 def seconds(group: Group, asked: argparse.Namespace) -> tuple[float, float]:
     """Return the seconds of a call by our timer and by do_bench; raises what does not load."""
-    with tempfile.TemporaryDirectory() as home:
-        for _, _, session in loaded(group, asked, Path(home)):
-            if isinstance(session, StageError):
-                raise session
-            return both(session)
+    for _, _, session in loaded(group, asked):
+        if isinstance(session, StageError):
+            raise session
+        return both(session)
     raise AssertionError(group)
 
 

@@ -38,6 +38,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", choices=tuple(PRECISION), default="bfloat16")
     parser.add_argument("--warm", action="store_true")
+    parser.add_argument("--rows", action="append", type=int)
+    parser.add_argument("--kernel", dest="kernels", action="append", help="those of this name")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny layers, to try it out")
@@ -48,9 +50,11 @@ def main() -> int:
     there = {(e["dtype"], e["warm"], e["size"], e["rows"], e["kernel"]) for e in lines(path)}
     end = time.monotonic() + 60 * asked.minutes
     sizes = ((128, 256),) if asked.small else SIZES
-    for rows, size in itertools.product((40, 8) if asked.small else ROWS, sizes):
+    for rows, size in itertools.product(asked.rows or ((40, 8) if asked.small else ROWS), sizes):
         for name, offer, weight in kinds(size, asked.dtype, asked.device):
             label = f"{size[0]}x{size[1]}"
+            if asked.kernels and name not in asked.kernels:
+                continue
             if (asked.dtype, asked.warm, label, rows, name) in there:
                 continue
             if time.monotonic() > end:

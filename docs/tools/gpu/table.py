@@ -25,7 +25,6 @@ import re
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -272,15 +271,15 @@ class Kept:
 
 
 def prepare_all(asked: argparse.Namespace) -> int:
-    """Make every variant's ONNX file, several at a time; return how many could not be made."""
+    """Make every variant's artifact, several at a time; return how many could not be made."""
     wanted = dict.fromkeys(
-        (group.net, v) for group in groups(asked.device) for v in group.variants
+        (group.net, v, group.batch) for group in groups(asked.device) for v in group.variants
         if not asked.nets or group.net in asked.nets
     )  # fmt: skip
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(asked.prepare, context) as pool:
-        made = [pool.submit(prepared, net, v, asked.small, asked.models) for net, v in wanted]
-    reasons = [f"{net} {v}: {m.exception()}" for (net, v), m in zip(wanted, made, strict=True)
+        made = [pool.submit(artifact, *one, asked.small, asked.models) for one in wanted]
+    reasons = [f"{net} {v}: {m.exception()}" for (net, v, _), m in zip(wanted, made, strict=True)
                if m.exception()]  # fmt: skip
     for reason in reasons:
         print(reason, flush=True)
@@ -292,7 +291,7 @@ def prepared(net: str, label: str, small: bool, models: Path) -> OnnxModel:
 
     Every variant starts from the dense weights of the same seed, so each can be made alone.
     """
-    name = re.sub(r"[^a-z0-9]+", "-", f"{net} {label}".lower()) + ("-small" if small else "")
+    name = named(net, label, small)
     folder = models / name
     models.mkdir(parents=True, exist_ok=True)
     with files.locked(models / f"{name}.lock", wait=True):
@@ -323,24 +322,40 @@ def _made(net: str, label: str, small: bool, folder: Path) -> OnnxModel:
     return export(ExportSpec(wanted), start, workload, folder)
 
 
-def loaded(
-    group: Group, asked: argparse.Namespace, home: Path
-) -> Iterator[tuple[str, OnnxModel, Any]]:
-    """Yield every variant with its session and its inputs on the device, or why there is none."""
+def named(net: str, label: str, small: bool) -> str:
+    """Return the name of a variant's folder."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{net} {label}".lower()) + ("-small" if small else "")
+
+
+def artifact(net: str, label: str, batch: int, small: bool, models: Path) -> tuple[OnnxModel, Path]:
+    """Return a variant and its artifact for a batch, made once: it serves every precision and mode.
+
+    Raises `StageError` when it cannot be made.
+    """
+    model = prepared(net, label, small, models)
+    folder = models / f"{named(net, label, small)}-batch{batch}"
     target = TargetProfile(
         "gpu", "", "", "", 1, 0, (), None, "", 1, (), (), 1, None, (), None,
     )  # fmt: skip
+    with files.locked(models / f"{folder.name}.lock", wait=True):
+        kept = folder / "entry.txt"
+        if not kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            candidate = Candidate(model.spec, PluginSpec("torch", {}), "gpu", batch)
+            files.write(kept, compile_model(candidate, model, target, folder).entry)
+        return model, folder / kept.read_text()
+
+
+def loaded(group: Group, asked: argparse.Namespace) -> Iterator[tuple[str, OnnxModel | None, Any]]:
+    """Yield every variant with its session and its inputs on the device, or why there is none."""
     options = {"device": asked.device, "precision": group.precision, "mode": group.mode}
     if asked.device == "cuda":
         options["l2"] = "cold"
     for label in group.variants:
+        model = None
         try:
-            model = prepared(group.net, label, asked.small, asked.models)
-            candidate = Candidate(model.spec, PluginSpec("torch", options), "gpu", group.batch)
-            folder = home / re.sub(r"\W+", "-", label)
-            made = compile_model(candidate, model, target, folder)
-            backend = BACKENDS.create("torch", options)
-            session = backend.load(made.folder / made.entry, torch.get_num_threads())
+            model, path = artifact(group.net, label, group.batch, asked.small, asked.models)
+            session: Any = BACKENDS.create("torch", options).load(path, torch.get_num_threads())
             inputs = np.random.default_rng(0).standard_normal((group.batch, *model.input_shape))
             session.set_inputs([inputs.astype(np.float32)])
             session.invoke()
@@ -359,12 +374,11 @@ def measure(group: Group, asked: argparse.Namespace, kept: Kept) -> None:
     cuda = asked.device == "cuda"
     models: dict[str, OnnxModel] = {}
     ready: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as home:
-        for label, model, session in loaded(group, asked, Path(home)):
-            if isinstance(session, StageError):
-                kept.row(Row(*group.key, label, failure=session.what))
-            else:
-                models[label], ready[label] = model, session
+    for label, model, session in loaded(group, asked):
+        if isinstance(session, StageError) or model is None:
+            kept.row(Row(*group.key, label, failure=session.what))
+        else:
+            models[label], ready[label] = model, session
     if "dense" not in ready:
         for label in ready:
             kept.row(Row(*group.key, label, failure="nothing to compare with: no dense model"))
