@@ -22,10 +22,12 @@ from hwbench.records.decided import Decision, Repeated, Standing, Study
 from hwbench.records.made import (
     CompiledModel,
     CompressedModel,
+    Counts,
     EmptyModel,
     Layer,
     LayerCurve,
     LayerNote,
+    OnnxFile,
     OnnxModel,
     Sensitivity,
 )
@@ -95,6 +97,7 @@ __all__ = [
     "CompressedModel",
     "CompressionSpec",
     "Conditions",
+    "Counts",
     "Decision",
     "Distance",
     "EmptyModel",
@@ -117,6 +120,7 @@ __all__ = [
     "Metric",
     "Night",
     "NightlyPlan",
+    "OnnxFile",
     "OnnxModel",
     "Pair",
     "Paired",
