@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hwbench.compress.training import answer, refuse_divergence, seeded
+from hwbench.compress.training import answer, loss_by, refuse_divergence, seeded
 from hwbench.protocols import Workload
 from hwbench.pruners._layers import WeightedLayer, evaluating, weighted_layers
 
@@ -147,7 +147,7 @@ def _gradients(
     for index in range(count):
         chosen = torch.arange(index * size, (index + 1) * size) % len(inputs)
         model.zero_grad(set_to_none=True)
-        loss = workload.train_step(model, inputs[chosen], labels[chosen])
+        loss = loss_by(workload)(model, inputs[chosen], labels[chosen])
         refuse_divergence(loss, index, count, spec.train)
         loss.backward()  # type: ignore[no-untyped-call]
         yield

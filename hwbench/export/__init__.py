@@ -18,7 +18,7 @@ from hwbench.export.parity import disagreement
 from hwbench.export.quantising import quantised
 from hwbench.export.reading import read
 from hwbench.export.shift import shifted
-from hwbench.protocols import Workload
+from hwbench.protocols import Modelled
 from hwbench.pruners import _weights
 from hwbench.records import CompressedModel, ExportSpec, OnnxModel, Precision
 
@@ -33,7 +33,7 @@ FILE = "model.onnx"
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-def export(spec: ExportSpec, model: CompressedModel, workload: Workload, folder: Path) -> OnnxModel:
+def export(spec: ExportSpec, model: CompressedModel, workload: Modelled, folder: Path) -> OnnxModel:
     """Return the exported model, written as one file ``model.onnx`` into `folder` (exists).
 
     The input is named ``x``, its batch is free, batch norms are folded; the bytes depend on the
