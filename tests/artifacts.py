@@ -20,10 +20,12 @@ from hwbench.records import (
     Candidate,
     CompiledModel,
     CompressionSpec,
+    Counts,
     EmptyModel,
     ExportSpec,
     Layer,
     MeasureSpec,
+    OnnxFile,
     OnnxModel,
     PluginSpec,
     Power,
@@ -159,6 +161,15 @@ def _save(
         Layer(w.name, "Conv", tuple(w.dims), 1, 1, 1, 1) for w in weights if w.name.endswith(".w")
     )
     export = candidate("null").export
-    return OnnxModel(
-        export, path, file_digest(path), "x", SHAPE, "float32", ("y",), layers, 1, 1, 1, 0, 0.0, 20
-    )
+    file = OnnxFile(path, file_digest(path), "x", SHAPE, "float32", ("y",), 20)
+    return OnnxModel(export, file, Counts(layers, 1, 1, 1, 0), 0.0)
+
+
+def with_layers(model: OnnxModel, *layers: Layer) -> OnnxModel:
+    """Return a model with other layers counted on it."""
+    return dataclasses.replace(model, counts=Counts(layers, 1, 1, 1, 0))
+
+
+def at(model: OnnxModel, path: Path) -> OnnxModel:
+    """Return a model whose file lies elsewhere."""
+    return dataclasses.replace(model, file=dataclasses.replace(model.file, path=path))

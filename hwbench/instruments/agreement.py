@@ -10,7 +10,8 @@ from typing import Any
 
 from hwbench.backends import DENSE, REFERENCE
 from hwbench.instruments import networks
-from hwbench.records import Candidate, PluginSpec, TargetProfile
+from hwbench.pipeline import session
+from hwbench.records import Candidate, CompiledModel, PluginSpec, TargetProfile
 from hwbench.registry import BACKENDS
 from hwbench.worker import stopwatch
 
@@ -39,23 +40,31 @@ def loops(folder: Path) -> Iterator[tuple[str, Pairs]]:
 
 
 def _in_turn(kind: str, make: Callable[[Path, Any], Callable[[], float]], home: Path) -> Pairs:
-    import numpy as np
-
     model = networks.convolutions(home / "source.onnx", _SIDE)
-    backend = BACKENDS.create(kind, {})
     spec = PluginSpec(kind)
     target = _target(spec)
-    candidate = Candidate(model.spec, spec, target.name)
-    artifact = home / backend.compile(model, candidate, target, home)
-    x = np.random.default_rng(0).standard_normal((1, *model.input_shape)).astype(np.float32)
-    session = backend.load(artifact, 1)
-    session.set_inputs([x])
+    with session.scratch(target) as line:
+        made = line.compiled(Candidate(model.spec, spec, target.name), model).result()
+        return _beside(kind, make, made)
+
+
+def _beside(
+    kind: str, make: Callable[[Path, Any], Callable[[], float]], made: CompiledModel
+) -> Pairs:
+    """Return the pairs of an artifact, loaded and timed in this very process."""
+    import numpy as np
+
+    backend = BACKENDS.create(kind, {})
+    artifact = made.folder / made.entry
+    x = np.random.default_rng(0).standard_normal((1, *made.input_shape)).astype(np.float32)
+    own = backend.load(artifact, 1)
+    own.set_inputs([x])
     theirs = make(artifact, x)
-    stopwatch.warm_up(session.invoke, 20, 2.0)
+    stopwatch.warm_up(own.invoke, 20, 2.0)
     theirs()
 
     def ours() -> float:
-        wall, _, _ = stopwatch.time_calls(session.invoke, _CALLS)
+        wall, _, _ = stopwatch.time_calls(own.invoke, _CALLS)
         return statistics.median(wall) * 1e-9
 
     pairs = []

@@ -35,14 +35,12 @@ from hwbench.kernels import build, choose, graph, roofs
 from hwbench.protocols import Backend, Session
 from hwbench.records import (
     Candidate,
-    CompressionSpec,
-    ExportSpec,
+    Counts,
     Layer,
     LayerNote,
+    OnnxFile,
     OnnxModel,
     TargetProfile,
-    TrainSpec,
-    WorkloadSpec,
 )
 from hwbench.registry import BACKENDS
 
@@ -313,13 +311,11 @@ def compiled(
     """Return a session of a backend (``tvm_sparse``), ready to be called on `x`, and its notes."""
     backend = backend or BACKENDS.create(SPARSE.kind)
     assert backend is not None
-    export = ExportSpec(CompressionSpec(WorkloadSpec("bench"), TrainSpec(epochs=0)))
     layers = tuple(_layer(s) for s in graph.read(path, len(x)).steps if s.weights is not None)
     shape = x.shape[1:]
-    model = OnnxModel(
-        export, path, "", "x", shape, "float32", ("y",), layers, 0, 0, 0, 0, 0.0, 20
-    )  # fmt: skip
-    of = Candidate(export, SPARSE, "local-cpu", len(x), threads)
+    file = OnnxFile(path, "", "x", shape, "float32", ("y",), 20)
+    model = OnnxModel.of_file(file, Counts(layers, 0, 0, 0, 0))
+    of = Candidate(model.spec, SPARSE, "local-cpu", len(x), threads)
     here = TargetProfile(
         "local-cpu", "", "", "host", threads, 0, (), None, "", threads, (), (), 1, None, (), None
     )

@@ -25,7 +25,8 @@ from hwbench.instruments import agreement, networks
 from hwbench.measure import precision, trial
 from hwbench.measure.device import Device, opened
 from hwbench.measure.trial import AGAIN, Trial
-from hwbench.records import MeasureSpec, Process, TargetProfile, Visit
+from hwbench.pipeline import session
+from hwbench.records import Candidate, MeasureSpec, Process, TargetProfile, Visit
 from hwbench.worker import stopwatch
 
 MARGIN = 0.02
@@ -352,7 +353,14 @@ def _many(device: Device, count: int, folder: Path, show: Show) -> Trial:
         f"width {w}": networks.convolutions(folder / f"width-{w}.onnx", _SIDE, w)
         for w in range(_STEP * count // 2, 0, -_STEP)
     }
-    return trial.run_models(device, models, STANDARD)
+    backend = device.target.backends[0]
+    with session.scratch(device.target) as line:
+        asked = {
+            name: line.compiled(Candidate(model.spec, backend, device.target.name), model)
+            for name, model in models.items()
+        }
+        artifacts = {name: future.result() for name, future in asked.items()}
+        return trial.run_models(device, artifacts, STANDARD)
 
 
 def _crowded(device: Device, plan: Plan, show: Show) -> Iterator[Row]:

@@ -47,7 +47,7 @@ def _write(
             "shape": [compiled.candidate.batch, *compiled.input_shape],
             "dtype": compiled.input_dtype,
         },
-        "outputs": list(model.output_names),
+        "outputs": list(model.file.output_names),
         "values": to_json(result.values),
         "test": to_json(study.decision.test),
         "versions": dict(compiled.versions),

@@ -69,8 +69,9 @@ def _result(
     values |= measure.values(seen, sitting, ready.compiled, target)
     failure = seen.failures.get("latency") or seen.failures.get("outputs")
     notes = list(ready.notes)
-    if ready.model.denormals:
-        notes.append(f"{ready.model.denormals} denormal weights: they can slow a CPU down")
+    counts = ready.model.counts
+    if counts is not None and counts.denormals:
+        notes.append(f"{counts.denormals} denormal weights: they can slow a CPU down")
     if failure is not None:
         reason = f"not measured: {failure.message}"
         values[data.metric] = missing(data.metric, seen.source, reason)
@@ -86,5 +87,5 @@ def _result(
         artifact=ready.compiled.digest,
         fingerprint=sitting.before.fingerprint,
         measured_at=str(sitting.before.state.get("utc", "")),
-        roofline=measurement.roofline,
+        roofline=seen.roofline,
     )

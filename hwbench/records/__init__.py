@@ -22,10 +22,12 @@ from hwbench.records.decided import Decision, Repeated, Standing, Study
 from hwbench.records.made import (
     CompiledModel,
     CompressedModel,
+    Counts,
     EmptyModel,
     Layer,
     LayerCurve,
     LayerNote,
+    OnnxFile,
     OnnxModel,
     Sensitivity,
 )
@@ -106,6 +108,7 @@ __all__ = [
     "CompressedModel",
     "CompressionSpec",
     "Conditions",
+    "Counts",
     "CriterionTraits",
     "Decision",
     "Distance",
@@ -130,6 +133,7 @@ __all__ = [
     "Metric",
     "Night",
     "NightlyPlan",
+    "OnnxFile",
     "OnnxModel",
     "Pair",
     "Paired",

@@ -16,13 +16,16 @@ from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, 
 
 @dataclass(frozen=True, slots=True)
 class Foretold:
-    """The predicted latency of one file with one backend (or why there is none), and its MACs."""
+    """The predicted latency of one file with one backend (or why there is none).
+
+    ``macs`` is None where the file cannot be counted.
+    """
 
     file: str
     backend: str
     core: str
     latency: Value
-    macs: int
+    macs: int | None
 
 
 def foretell(
@@ -54,7 +57,9 @@ def foretell(
     else:
         found = _counted([(one, model) for _, one, model in asked], target, core)
     return tuple(
-        Foretold(str(path), one.backend.kind, core, latency, model.macs)
+        Foretold(
+            str(path), one.backend.kind, core, latency, model.counts.macs if model.counts else None
+        )
         for (path, one, model), latency in zip(asked, found, strict=True)
     )
 

@@ -1,4 +1,4 @@
-"""The user's own model and data: a class in a Python file, with four methods.
+"""The user's own model and data: a class in a Python file, with three methods or four.
 
 ::
 
@@ -6,8 +6,8 @@
         metric = "top1"                               # or "score"; higher is better
         def model(self): ...                          # a torch.nn.Module
         def data(self, split): ...                    # inputs, labels of train/validation/test
-        def train_step(self, model, inputs, labels): ...  # the loss of one batch
         def score(self, outputs, labels): ...         # a number; numpy arrays come in
+        def train_step(self, model, inputs, labels): ...  # the loss of one batch, to train it
 
 Whatever the user's code raises or returns is checked here, at the border, so that no stack of
 hwbench's frames stands between the user and the line to mend.
@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import HwbenchError, StageError, UserError
-from hwbench.protocols import Split, Workload
+from hwbench.protocols import Split, Trainable, Workload
 from hwbench.traits import WorkloadTraits
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ TRAITS = WorkloadTraits(
     requires={"torch": "torch"},
     host_distributions=("torch", "numpy"),
 )
-METHODS = ("model", "data", "train_step", "score")
+METHODS = ("model", "data", "score")
 _METRICS = ("top1", "score")
 
 
@@ -72,6 +72,9 @@ class PythonWorkload:
         if self.metric not in _METRICS:
             raise self._wrong("metric", f"is {self.metric!r}", "'top1' (a fraction) or 'score'")
         self._data: dict[Split, tuple[Tensor, Tensor]] = {}
+        if callable(getattr(self._own, "train_step", None)):
+            self.train_step = self._train_step
+            """Absent where the user's class has none: then it is a model, but no `Trainable`."""
 
     def model(self) -> nn.Module:
         """Return the user's model; raises `UserError` unless it is a ``torch.nn.Module``."""
@@ -94,7 +97,7 @@ class PythonWorkload:
             self._data[split] = self._checked_data(found, split)
         return self._data[split]
 
-    def train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the user's loss; raises `StageError` unless it is a scalar with a gradient."""
         import torch
 
@@ -151,8 +154,9 @@ class PythonWorkload:
         model.train()
         try:
             self.score(outputs.numpy(), labels.numpy())
-            inputs, labels = (part[:4] for part in self.data("train"))
-            self.train_step(model, inputs, labels)
+            if isinstance(self, Trainable):
+                inputs, labels = (part[:4] for part in self.data("train"))
+                self.train_step(model, inputs, labels)
         except StageError as error:
             raise UserError(
                 error.what, where=error.where, expected=error.expected, mend=error.mend
@@ -205,7 +209,7 @@ class PythonWorkload:
             what = f"several classes fit: {', '.join(fitting)}"
             raise self._unfit(what, "one, or class_name in the recipe")
         nearest = min(lacks, key=lambda key: len(lacks[key]), default="")
-        what = "no class has the four methods"
+        what = "no class has the methods of a workload"
         if nearest and len(lacks[nearest]) < len(METHODS):
             what += f"; {nearest} lacks {', '.join(lacks[nearest])}"
         raise self._unfit(what, f"a class with {', '.join(METHODS)}")

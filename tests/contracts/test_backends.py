@@ -172,7 +172,7 @@ def test_wrong_inputs_are_a_stage_error(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", COMPUTING)
 def test_what_is_no_model_is_a_stage_error(kind: str, tmp_path: Path) -> None:
     model = artifacts.identity(tmp_path / "m.onnx")
-    unknown = dataclasses.replace(model, path=tmp_path / "unknown.onnx")
+    unknown = artifacts.at(model, tmp_path / "unknown.onnx")
     import onnx
 
     graph = onnx.load(str(model.path))

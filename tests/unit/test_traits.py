@@ -150,6 +150,20 @@ def test_traits_are_right_as_they_stand() -> None:
             assert list(family._wrong(own)) == []
 
 
+@pytest.mark.parametrize(
+    ("group", "kind", "absent"),
+    [
+        ("backends", "null", "versions, compile, compile_empty, load"),
+        ("workloads", "toy", "model, data, score"),
+    ],
+)
+def test_a_method_that_is_missing_is_named(group: str, kind: str, absent: str) -> None:
+    plugin = FAMILIES[group].plugin(kind)
+    own = {"TRAITS": plugin.traits, "Options": plugin.options, "PLUGIN": type("Empty", (), {})}
+    ((what, _),) = FAMILIES[group]._wrong(own)
+    assert {*absent.split(", ")} <= {*what.removeprefix("lacks ").split(", ")}
+
+
 def test_criteria_and_schedules_are_described() -> None:
     for kind in PRUNERS.kinds():
         traits = PRUNERS.traits(kind)

@@ -25,6 +25,8 @@ from hwbench.pipeline.prepare import Ready
 from hwbench.records import (
     CompiledModel,
     Conditions,
+    Counts,
+    OnnxFile,
     OnnxModel,
     Recipe,
     Result,
@@ -161,13 +163,13 @@ def _copied(ready: Ready, folder: Path) -> dict[str, Any]:
     shutil.copyfile(onnx.path, folder / model)
     return {
         "compiled": to_json(dataclasses.replace(compiled, folder=place)),
-        "onnx": to_json(dataclasses.replace(onnx, path=model)),
+        "onnx": to_json(_at(onnx, model)),
     }
 
 
 def _revived(data: Mapping[str, Any], folder: Path, artifacts: str) -> Model:
     compiled = from_json(CompiledModel, data["compiled"])
-    onnx = from_json(OnnxModel, data["onnx"])
+    onnx = from_json(OnnxModel, _upgraded(data["onnx"]))
     return Model(
         dataclasses.replace(
             compiled,
@@ -176,8 +178,21 @@ def _revived(data: Mapping[str, Any], folder: Path, artifacts: str) -> Model:
             digest=digest({"pinned": artifacts, "artifact": compiled.digest}),
             worker=folder / "worker",
         ),
-        dataclasses.replace(onnx, path=folder / onnx.path),
+        _at(onnx, folder / onnx.path),
     )
+
+
+def _at(model: OnnxModel, path: Path) -> OnnxModel:
+    return dataclasses.replace(model, file=dataclasses.replace(model.file, path=path))
+
+
+def _upgraded(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the record of an ONNX file in today's form; format 1 had all of it in one."""
+    if "file" in data:
+        return data
+    file = {f.name: data[f.name] for f in dataclasses.fields(OnnxFile)}
+    counts = {f.name: data[f.name] for f in dataclasses.fields(Counts)}
+    return {"spec": data["spec"], "file": file, "counts": counts, "parity": data["parity"]}
 
 
 def _hashes(folder: Path) -> dict[str, str]:
