@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -66,6 +67,37 @@ def test_it_travels_to_the_device(tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, cwd="/", check=False
     )
     assert done.stdout == "1 1.0\n", done.stderr
+
+
+CONTRACT = """
+from hwbench.testing import BackendContract, models
+
+class TestAcme(BackendContract):
+    kind = "acme"
+
+    def network(self, path):
+        return models.perceptron(path)
+"""
+
+
+def test_it_passes_the_contract_that_ships(tmp_path: Path) -> None:
+    outside = acme(tmp_path / "site")
+    file = tmp_path / "test_acme.py"
+    file.write_text(CONTRACT)
+    quiet = ("-q", "-p", "no:cacheprovider", "-W", "error", "--rootdir", str(tmp_path))
+    said = outside.run("-m", "pytest", *quiet, str(file)).stdout
+    assert re.search(r"^1[0-9] passed", said, re.MULTILINE), said
+
+
+def test_the_contract_finds_a_runtime_that_answers_wrongly(tmp_path: Path) -> None:
+    outside = acme(tmp_path / "site")
+    engine = outside.package / "engine.py"
+    engine.write_text(engine.read_text().replace("np.maximum(y, 0)", "np.minimum(y, 0)"))
+    file = tmp_path / "test_acme.py"
+    file.write_text(CONTRACT)
+    quiet = ("-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path))
+    said = outside.run("-m", "pytest", *quiet, str(file), code=1).stdout
+    assert "test_agrees_with_onnxruntime" in said
 
 
 BROKEN = {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hwbench.errors import StageError
 from hwbench.protocols import Backend, Session
@@ -30,7 +30,7 @@ TRAITS = BackendTraits(
 class Options:
     """``flavour``: a word that names a candidate and changes nothing."""
 
-    flavour: str = "plain"
+    flavour: Literal["plain", "odd"] = "plain"
 
 
 class AcmeSession:
