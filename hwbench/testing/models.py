@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hwbench.backends import named
+from hwbench.backends import DOUBLE, named
 from hwbench.compile import compile_model
 from hwbench.records import (
     Candidate,
@@ -57,7 +57,7 @@ TARGET = TargetProfile(
     how_to_reach="",
     threads=1,
     affinity=(),
-    backends=(PluginSpec("null"),),
+    backends=(DOUBLE,),
     channel_multiple=1,
     power=Power(0.0, 5.0, "a test"),
     meters=(PluginSpec("proxy", {"idle_watts": 0.0, "core_watts": 5.0, "source": "a test"}),),
@@ -170,7 +170,7 @@ def _save(
     layers = tuple(
         Layer(w.name, "Conv", tuple(w.dims), 1, 1, 1, 1) for w in weights if w.name.endswith(".w")
     )
-    export = candidate("null").export
+    export = candidate(DOUBLE.kind).export
     return OnnxModel(
         export, path, file_digest(path), "x", SHAPE, "float32", ("y",), layers, 1, 1, 1, 0, 0.0, 20
     )
