@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from hwbench.config import catalogue
 from hwbench.registry import FAMILIES, Family, Plugin
 
 _HOST_ONLY = ("onnx", "scipy", "pandas")
@@ -42,6 +43,8 @@ class PluginContract:
         assert parameters.frozen
         assert plugin.options.__doc__
         assert not plugin.options.__doc__.startswith("Options("), "Options needs a docstring"
+        silent = [option.name for option in catalogue.options(plugin) if not option.doc]
+        assert not silent, f"Options says nothing of {', '.join(silent)} (``name``: what it does)"
 
     def test_options_have_defaults_or_are_given(self) -> None:
         """An instance can be made of the options that the test gives."""
