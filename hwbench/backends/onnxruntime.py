@@ -150,7 +150,8 @@ class OrtBackend:
         shutil.copyfile(model.path, folder / "model.onnx")
         for name in _external(model.path):
             shutil.copyfile(model.path.parent / name, folder / name)
-        return self._write_beside(folder)
+        self.write_settings(folder)
+        return "model.onnx"
 
     def compile_empty(self, target: TargetProfile, folder: Path) -> str:
         """Write a model of one ``Identity``."""
@@ -162,7 +163,8 @@ class OrtBackend:
         graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", [x], [y])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.save(model, str(folder / "model.onnx"))
-        return self._write_beside(folder)
+        self.write_settings(folder)
+        return "model.onnx"
 
     def load(self, artifact: Path, threads: int) -> Session:
         """Return a session with the options that were shipped with the artifact."""
@@ -202,7 +204,8 @@ class OrtBackend:
             providers=_PROVIDERS[self._options.provider],
         )
 
-    def _write_beside(self, folder: Path) -> str:
+    def write_settings(self, folder: Path) -> None:
+        """Write how a session is made beside the artifact: `load` and the script read it."""
         entries = {
             "session.set_denormal_as_zero": str(int(self._options.flush_denormals)),
             "session.intra_op.allow_spinning": str(int(self._options.spin)),
@@ -214,7 +217,6 @@ class OrtBackend:
             "entries": entries,
         }
         (folder / _BESIDE).write_text(json.dumps(data, indent=1))
-        return "model.onnx"
 
 
 def require(provider: str) -> list[str]:
