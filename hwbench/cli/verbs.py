@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import hwbench
-from hwbench import config, registry, store, studies, units
-from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, sensing, starter
+from hwbench import config, store, studies, units
+from hwbench.cli import (
+    boards,
+    budgeting,
+    listing,
+    measuring,
+    nights,
+    predicting,
+    screen,
+    sensing,
+    starter,
+)
 from hwbench.cli.options import (
     AsJson,
     CacheRoot,
@@ -39,6 +49,7 @@ app.add_typer(sensing.app)
 app.add_typer(boards.app)
 app.add_typer(nights.app)
 app.add_typer(predicting.app)
+app.add_typer(listing.app)
 
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
@@ -236,35 +247,6 @@ def targets(as_json: AsJson = False) -> None:
         for p in profiles
     ]
     screen.table("targets/", rows)
-
-
-@app.command(name="list")
-def list_(reports: Reports = _DEFAULT.reports, as_json: AsJson = False) -> None:
-    """List the finished runs, the recipes, and the plug-ins with what each still needs."""
-    runs = list(map(_run_row, store.runs(reports)))
-    plugins = {g: {n: f.lacking(n) for n in f.kinds()} for g, f in registry.FAMILIES.items()}
-    if as_json:
-        found: dict[str, Any] = {
-            "runs": runs,
-            "recipes": config.known("recipes"),
-            "plugins": plugins,
-        }
-        print(json.dumps(found, indent=2))
-        return
-    screen.table(f"runs: {len(runs)}", runs)
-    screen.out.print(f"recipes: {', '.join(config.known('recipes'))}")
-    for group, members in plugins.items():
-        words = [f"{n} (needs {', '.join(lack)})" if lack else n for n, lack in members.items()]
-        screen.out.print(f"{group}: {', '.join(words)}")
-
-
-def _run_row(folder: Path) -> dict[str, str]:
-    try:
-        study = store.read_study(folder)
-    except UserError as error:
-        # One folder from a newer hwbench must not hide the others.
-        return {"run": str(folder), "started": "", "decision": f"cannot be read: {error.what}"}
-    return {"run": str(folder), "started": study.started, "decision": study.decision.reason}
 
 
 @app.command()

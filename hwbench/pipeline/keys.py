@@ -40,7 +40,7 @@ from hwbench.records import (
     digest,
     file_digest,
 )
-from hwbench.registry import BACKENDS, FAMILIES, PRUNERS, WORKLOADS
+from hwbench.registry import BACKENDS, FAMILIES, PRUNERS, WORKLOADS, is_remote
 from hwbench.store import Entry
 
 R = TypeVar("R")
@@ -212,6 +212,7 @@ def _made_for(backend: PluginSpec, target: TargetProfile) -> dict[str, object]:
     on_target = BACKENDS.traits(backend.kind).compiles == "on_target"
     if on_target and target.isa == platform.machine():
         found["compiled on"] = _own_cpu()
+        found["runs elsewhere"] = is_remote(target.connection)
     return found
 
 

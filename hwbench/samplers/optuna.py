@@ -26,9 +26,10 @@ TRAITS = SamplerTraits(requires={"optuna": "optuna"}, chooses=True)
 class Options:
     """Which of its samplers, with which seed.
 
-    ``tpe``: multi-objective tree-structured Parzen estimator (Ozaki et al. 2022), the best from
-    some tens of trials; ``nsga2``: genetic (Deb et al. 2002), ``population`` a generation, for
-    hundreds; ``gp``: Gaussian processes, for few and dear ones. ``startup`` trials are random.
+    ``algorithm``: ``tpe`` is the multi-objective tree-structured Parzen estimator (Ozaki et al.
+    2022), the best from some tens of trials; ``nsga2`` is genetic (Deb et al. 2002), for
+    hundreds; ``gp`` are Gaussian processes, for few and dear ones. ``seed``: of its drawings.
+    ``startup``: trials at first that are random. ``population``: a generation of ``nsga2``.
     """
 
     algorithm: Literal["tpe", "nsga2", "gp"] = "tpe"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench import export, measure
-from hwbench.backends import named
+from hwbench.backends import named, revived
 from hwbench.errors import StageError, UserError
 from hwbench.measure import compared
 from hwbench.measure.compared import Row
@@ -176,7 +176,7 @@ def _made(line: Line, path: Path, target: TargetProfile, backend: str | None) ->
     bundle = path if (path / "manifest.json").exists() else path / "model"
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
-        candidate = from_json(Candidate, manifest["candidate"])
+        candidate = from_json(Candidate, revived(manifest)["candidate"])
         entry, shape = manifest.get("entry"), manifest["input"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(

@@ -51,10 +51,11 @@ _STREAMS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Images per split, and the seed that decides who is in which split and every drawing.
+    """How many images, and which network.
 
-    ``network``: ``resnet8`` (3.2 M multiply-adds) or ``resnet18`` with 16 to 128 channels (8.8 M),
-    where there is more to choose from by layer.
+    ``train``, ``validation``, ``test``: images of a split. ``seed``: decides which digit is in
+    which split, and every drawing. ``network``: ``resnet8`` (3.2 M multiply-adds) or
+    ``resnet18`` with 16 to 128 channels (8.8 M), where there is more to choose from by layer.
     """
 
     train: int = 4000

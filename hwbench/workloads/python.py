@@ -47,7 +47,7 @@ _METRICS = ("top1", "score")
 class Options:
     """``file``: the Python file; ``class_name``: the class in it, needed only if several fit.
 
-    ``kwargs`` are handed to the class when it is made. ``files``: data or weights that it reads;
+    ``kwargs``: handed to the class when it is made. ``files``: data or weights that it reads;
     work is done again when one of them, the file, or a module beside it that it imports changes.
     """
 

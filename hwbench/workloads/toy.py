@@ -26,7 +26,12 @@ _STREAMS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Samples per split, the sizes of images and network, the noise over the patterns."""
+    """Sizes, and how hard the task is.
+
+    ``train``, ``validation``, ``test``: samples of a split. ``size``: of an image's sides.
+    ``channels``: of an image. ``classes``: how many there are. ``width``: channels of the network.
+    ``noise``: its deviation over the patterns, whose own is 1. ``seed``: of patterns and noise.
+    """
 
     train: int = 1024
     validation: int = 256

@@ -29,9 +29,10 @@ _STREAMS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
 class Options:
     """Which network, and how large.
 
-    ``net``: ``mlp`` (`depth` layers of `width`), ``vit`` (patches of 16, `depth` blocks of
-    `width`; 12 of 768 is ViT-B) or ``resnet50`` (``width`` 64 is the usual one; `depth` blocks in
-    the third stage, usually 6). ``size``: of the images' sides. ``samples``: in each split.
+    ``net``: ``mlp``, ``vit`` (patches of 16; 12 blocks of 768 are ViT-B) or ``resnet50``.
+    ``width``: of a layer or block; 64 is the usual ResNet-50. ``depth``: layers or blocks; of
+    ``resnet50`` those of the third stage, usually 6. ``size``: of the images' sides.
+    ``classes``: outputs of the network. ``samples``: in each split.
     """
 
     net: Literal["mlp", "vit", "resnet50"] = "mlp"

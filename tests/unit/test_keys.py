@@ -79,6 +79,15 @@ def test_code_for_the_processor_that_compiles_is_of_that_processor(
     assert [a == b for a, b in zip(before, asked(), strict=True)] == [False, False, True, True]
 
 
+def test_code_for_this_processor_is_not_that_of_one_of_the_same_kind_elsewhere(
+    tmp_path: Path,
+) -> None:
+    model = artifacts.identity(tmp_path / "m.onnx")
+    candidate = artifacts.candidate("ort_format")  # its layouts are this processor's, only here
+    like = dataclasses.replace(HERE.target, connection=BOARD.connection)
+    assert keys.artifact(candidate, like, model) != keys.artifact(candidate, HERE.target, model)
+
+
 def test_a_backends_name_decides_nothing(tmp_path: Path) -> None:
     model = artifacts.identity(tmp_path / "m.onnx")
     plain = artifacts.candidate("tvm")

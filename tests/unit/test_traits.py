@@ -45,6 +45,7 @@ DATA = {"requires", "host_distributions", "_DISTRIBUTIONS"}
 READERS = {
     "conditions/judge.py": "the rings of a record",
     "conditions/nvml.py": "functions of a C library",
+    "config/catalogue.py": "fields of any traits, to show them",
     "config/door.py": "what PyYAML's errors may lack",
     "config/plugins.py": "fields of pydantic models",
     "config/recipe.py": "fields of a pydantic model",
