@@ -49,11 +49,11 @@ def _in_turn(kind: str, make: Callable[[Path, Any], Callable[[], float]], home: 
     x = np.random.default_rng(0).standard_normal((1, *model.input_shape)).astype(np.float32)
     session = backend.load(artifact, 1)
     session.set_inputs([x])
-    theirs = make(artifact, x)
+    time_peer = make(artifact, x)
     stopwatch.warm_up(session.invoke, 20, 2.0)
-    theirs()
+    time_peer()
 
-    def ours() -> float:
+    def time_hwbench() -> float:
         wall, _, _ = stopwatch.time_calls(session.invoke, _CALLS)
         return statistics.median(wall) * 1e-9
 
@@ -61,11 +61,11 @@ def _in_turn(kind: str, make: Callable[[Path, Any], Callable[[], float]], home: 
     for turn in range(_TURNS):
         # Whoever is second finds the caches warm: take turns at it.
         if turn % 2:
-            mine = ours()
-            pairs.append((mine, theirs()))
+            seconds = time_hwbench()
+            pairs.append((seconds, time_peer()))
         else:
-            other = theirs()
-            pairs.append((ours(), other))
+            peer_seconds = time_peer()
+            pairs.append((time_hwbench(), peer_seconds))
     return pairs
 
 

@@ -29,18 +29,18 @@ def prune(model: onnx.ModelProto, share: float) -> onnx.ModelProto:
 
     The least by the sum of magnitudes; the stem and depthwise layers stay dense.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for initializer in made.graph.initializer:
+    pruned = onnx.ModelProto()
+    pruned.CopyFrom(model)
+    for initializer in pruned.graph.initializer:
         array = numpy_helper.to_array(initializer)
         if array.ndim != 4 or array.shape[1] % 4 or not share:
             continue
         blocks = array.reshape(len(array), -1, 4, *array.shape[2:])
         size = np.abs(blocks).sum(2, keepdims=True)
-        kept = (blocks * (size > np.quantile(size, share))).reshape(array.shape)
-        kept = np.ascontiguousarray(kept, np.float32)
-        initializer.CopyFrom(numpy_helper.from_array(kept, initializer.name))
-    return made
+        masked = (blocks * (size > np.quantile(size, share))).reshape(array.shape)
+        masked = np.ascontiguousarray(masked, np.float32)
+        initializer.CopyFrom(numpy_helper.from_array(masked, initializer.name))
+    return pruned
 
 
 def line(name: str, model: onnx.ModelProto, share: float, rounds: int, threads: int) -> str:
