@@ -66,27 +66,31 @@ class Chooser:
     ``times`` has, per signature, the seconds of each configuration that was timed, by label.
     """
 
-    def __init__(self, made: Machine, seconds: float = 20.0, memory: Memory | None = None) -> None:
+    def __init__(
+        self, machine: Machine, seconds: float = 20.0, memory: Memory | None = None
+    ) -> None:
         """Read what is remembered."""
-        self.made, self.seconds, self.memory = made, seconds, memory
+        self.machine, self.seconds, self.memory = machine, seconds, memory
         self.spent = 0.0
         self.times: dict[str, dict[str, float]] = memory.recall() if memory else {}
         self.new: set[str] = set()
 
     def __call__(self, problem: Problem) -> Config:
         """Return the configuration for a problem."""
-        found = _ranked(problem, candidates(problem, self.made))
-        if len(found) == 1 or not self.made.native:
-            return found[0]
+        configs = _ranked(problem, candidates(problem, self.machine))
+        if len(configs) == 1 or not self.machine.native:
+            return configs[0]
         key = problem.signature
         left = self.seconds - self.spent
-        if left > 0 and any(c.label not in self.times.get(key, {}) for c in found):
+        if left > 0 and any(c.label not in self.times.get(key, {}) for c in configs):
             start = time.perf_counter()
-            self.times[key] = timed(problem, found, self.made, left)
+            self.times[key] = timed(problem, configs, self.machine, left)
             self.new.add(key)
             self.spent += time.perf_counter() - start
         seconds = self.times.get(key, {})
-        return min(found, key=lambda c: (seconds.get(c.label, float("inf")), _untried(c, seconds)))
+        return min(
+            configs, key=lambda c: (seconds.get(c.label, float("inf")), _untried(c, seconds))
+        )
 
     def save(self) -> None:
         """Remember what was timed."""
@@ -125,7 +129,7 @@ def clock(threads: int) -> float:
 
 
 def timed(
-    problem: Problem, configs: Sequence[Config], made: Machine, seconds: float
+    problem: Problem, configs: Sequence[Config], machine: Machine, seconds: float
 ) -> dict[str, float]:
     """Return the seconds of each configuration by its label, the likeliest tried first.
 
@@ -143,20 +147,20 @@ def timed(
     if problem.before is not None:
         size = problem.images * problem.before.x_planes * problem.before.x_plane
         first = tvm.runtime.tensor(rng.random(size, np.float32))
-        before = _call(window_kernel(problem.before, "k"), made, first, x)
+        before = _call(window_kernel(problem.before, "k"), machine, first, x)
     calls: dict[str, list[Callable[[], Any]]] = {}
     for config in configs:
         if calls and time.perf_counter() > deadline:
             break
-        own = _call(kernel(bare, config, "k"), made, first if config.fuse else x, y)
-        calls[config.label] = [own] if before is None or config.fuse else [before, own]
-    taken = race(list(calls.values()), made.threads, deadline)
+        call = _call(kernel(bare, config, "k"), machine, first if config.fuse else x, y)
+        calls[config.label] = [call] if before is None or config.fuse else [before, call]
+    taken = race(list(calls.values()), machine.threads, deadline)
     return dict(zip(calls, taken, strict=True))
 
 
-def _call(kernel: Kernel, made: Machine, x: Any, y: Any) -> Callable[[], Any]:
+def _call(kernel: Kernel, machine: Machine, x: Any, y: Any) -> Callable[[], Any]:
     """Return a kernel compiled and bound to its arguments."""
-    function: Any = tvm.compile(tvm.IRModule({"k": kernel.function}), target=made.target)["k"]
+    function: Any = tvm.compile(tvm.IRModule({"k": kernel.function}), target=machine.target)["k"]
     return functools.partial(function, x, *map(tvm.runtime.tensor, kernel.constants), y)
 
 
@@ -179,46 +183,46 @@ def race(
     return [float(t) for t in np.quantile(rounds[1:], 0.25, axis=0)]
 
 
-def candidates(problem: Problem, made: Machine) -> list[Config]:
+def candidates(problem: Problem, machine: Machine) -> list[Config]:
     """Return the configurations worth timing, at least one, the dense ones last.
 
     Which they are was found by timing many on the layers of ResNet-18 and MobileNetV1.
     """
     density, (pairs, fours) = problem.density, problem.block_density
     dense = density > DENSE_FROM or min(problem.rows, problem.matrix.shape[1]) <= THIN
-    found: list[Config] = []
+    configs: list[Config] = []
     if density < 1 - TRY_FROM:
         if density < SINGLE_BELOW:
-            found += _single(problem, made)
+            configs += _single(problem, machine)
         if density > PAIRS_FROM:
-            found += _pairs(problem, made)
+            configs += _pairs(problem, machine)
         if fours < BLOCKED_BELOW * density:
-            found += _rows(problem, made, 4)
+            configs += _rows(problem, machine, 4)
         elif pairs < BLOCKED_BELOW * density:
-            found += _rows(problem, made, 2)
-    if dense or not found:
+            configs += _rows(problem, machine, 2)
+    if dense or not configs:
         for row_block in (3, 4, 8):
-            found += _rows(problem, made, row_block)
-        found += _across(problem, made)
+            configs += _rows(problem, machine, row_block)
+        configs += _across(problem, machine)
     if problem.before is not None:
-        found += _fused(problem, made, found)
-    return list(dict.fromkeys(found))
+        configs += _fused(problem, machine, configs)
+    return list(dict.fromkeys(configs))
 
 
-def _single(problem: Problem, made: Machine) -> Iterator[Config]:
+def _single(problem: Problem, machine: Machine) -> Iterator[Config]:
     """Return configurations in which every row has its own list."""
-    wide = 14 if made.registers > 16 else 12
+    wide = 14 if machine.registers > 16 else 12
     half = _fit(problem, wide // 2)
     times = 2 if problem.window.kernel == (1, 1) else 1
     yield from _read(problem, _fit(problem, wide), Config(0, 0))
     yield from _read(problem, half, Config(0, 0))
-    for group in (2, 4) if made.registers > 16 else (2,):
+    for group in (2, 4) if machine.registers > 16 else (2,):
         yield from _read(problem, half, Config(0, 0, 1, group), times)
 
 
-def _pairs(problem: Problem, made: Machine) -> Iterator[Config]:
+def _pairs(problem: Problem, machine: Machine) -> Iterator[Config]:
     """Return configurations that load the taps of two rows once and skip all their zeros."""
-    wide = 14 if made.registers > 16 else 6
+    wide = 14 if machine.registers > 16 else 6
     for vectors in (max(wide // 2, 4), wide):
         yield from _read(problem, _fit(problem, vectors), Config(0, 0, 2, pairs=True))
 
@@ -242,10 +246,10 @@ def _read(problem: Problem, vectors: int, kind: Config, times: int = 1) -> Itera
         )
 
 
-def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
+def _rows(problem: Problem, machine: Machine, row_block: int) -> Iterator[Config]:
     """Return configurations in which so many rows share a list: dense layers and blocks."""
     low, high = _cuts(problem)
-    narrow = 2 if made.registers <= 16 else 1
+    narrow = 2 if machine.registers <= 16 else 1
     sizes = {
         2: ((10, low), (10, high), (7, low), (7, high)),
         # Blocks of 28 by 28 pixels are 7 vectors wide: nothing is computed twice.
@@ -258,27 +262,27 @@ def _rows(problem: Problem, made: Machine, row_block: int) -> Iterator[Config]:
         yield Config(_fit(problem, max(vectors // narrow, 1)), k_block, row_block)
 
 
-def _across(problem: Problem, made: Machine) -> Iterator[Config]:
+def _across(problem: Problem, machine: Machine) -> Iterator[Config]:
     """Return dense configurations with channels in the lanes, for planar images.
 
     Only where they are timed: the model has not been held against them on other machines.
     """
     target = problem.target
-    if not (made.native and isinstance(problem.source, Planar) and isinstance(target, Planar)):
+    if not (machine.native and isinstance(problem.source, Planar) and isinstance(target, Planar)):
         return
     # As many accumulators as leave registers for the vectors of a step.
-    sizes = ((2, 14), (3, 9), (3, 8)) if made.registers > 16 else ((2, 6),)
+    sizes = ((2, 14), (3, 9), (3, 8)) if machine.registers > 16 else ((2, 6),)
     for height, most in sizes:
         if problem.rows >= height * target.lanes:
             wide = cover(target.width, most)[1]
             yield Config(wide, WHOLE, height, across=True)
 
 
-def _fused(problem: Problem, made: Machine, others: Sequence[Config]) -> Iterator[Config]:
+def _fused(problem: Problem, machine: Machine, others: Sequence[Config]) -> Iterator[Config]:
     """Return configurations that compute the depthwise layer while they pack, for the same rows."""
     low, _ = _cuts(problem)
     kinds = sorted({(config.row_block, config.pairs) for config in others if not config.across})
-    narrow = 1 if made.registers > 16 else 2
+    narrow = 1 if machine.registers > 16 else 2
     # Panels of 7 vectors stay in the first-level cache; 14 never won by more than the noise.
     sizes = {1: ((7, 1), (7, 2), (4, 2)), 2: ((7, 1),), 4: ((4, 1),), 8: ((2, 1),)}
     for height, pairs in kinds:

@@ -14,7 +14,7 @@ import tvm
 from onnx import helper, numpy_helper
 
 from hwbench.errors import StageError
-from hwbench.kernels import build, graph, lower, words
+from hwbench.kernels import build, graph, lower, packed_int8
 from hwbench.kernels.problem import Config
 
 RNG = np.random.default_rng(5)
@@ -153,7 +153,7 @@ def test_a_residual_block_with_pooling(size: int, threads: int, tmp_path: Path) 
 def test_blocks_of_zeros_are_not_stored() -> None:
     weights = np.zeros((2, 6, 1, 1), np.int8)
     weights[1, 5] = -3
-    starts, offsets, values = words.encode(weights, 2, np.array([0, 100]))
+    starts, offsets, values = packed_int8.encode(weights, 2, np.array([0, 100]))
     assert starts.tolist() == [0, 0, 1]
     assert offsets.tolist() == [100]
     assert values.view(np.int8).tolist() == [0, -3, 0, 0]

@@ -27,16 +27,17 @@ from hwbench.kernels import (
     encode,
     explain,
     graph,
+    layout_transforms,
     layouts,
     lower,
     memory,
-    moves,
     roofs,
     template,
 )
+from hwbench.kernels.layout_transforms import LayoutTransform
 from hwbench.kernels.problem import WHOLE, Config, Problem
 from hwbench.kernels.template import Epilogue
-from hwbench.kernels.values import Made
+from hwbench.kernels.values import LoweredLayer
 
 # Every number of lanes runs on this machine: 16 with AVX-512, 8 with AVX2, 4 with SSE.
 MACHINES = {lanes: build.machine(cpu) for cpu, lanes in (("haswell", 8), ("nehalem", 4))}
@@ -74,7 +75,7 @@ def document(
 def ours(
     path: Path, x: np.ndarray, lanes: int, pick: int = 0, threads: int = 1,
     choice: Callable[[Problem], Config] | None = None,
-) -> tuple[np.ndarray, list[Made]]:  # fmt: skip
+) -> tuple[np.ndarray, list[LoweredLayer]]:  # fmt: skip
     """Return what our kernels answer, each layer with its `pick`-th configuration or `choice`."""
     made = MACHINES[lanes]
     if threads > 1:
@@ -98,7 +99,7 @@ def theirs(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 def agree(
     model: onnx.ModelProto, x: np.ndarray, folder: Path, lanes: int, pick: int = 0, threads: int = 1
-) -> list[Made]:
+) -> list[LoweredLayer]:
     path = folder / "m.onnx"
     onnx.save(model, str(path))
     found, layers = ours(path, x, lanes, pick, threads)
@@ -955,9 +956,9 @@ def test_every_element_moves_to_its_place(
     rng = np.random.default_rng(seed)
     places = np.sort(rng.integers(0, size, count)) if near else rng.integers(0, size, count)
     table = np.where(gaps & (rng.random(count) < 0.3), -1, places).astype(np.int32)
-    move = moves.Move(2, 3, 4 * size, size, 5 * count * step, count * step, step,
+    move = LayoutTransform(2, 3, 4 * size, size, 5 * count * step, count * step, step,
                       8 * size, 10 * count * step, lanes, 1, fill)  # fmt: skip
-    function, constants = moves.move_kernel("m", move, table)
+    function, constants = layout_transforms.transform_kernel("m", move, table)
     library = tvm.compile(tvm.IRModule({"m": function}), target=MACHINES[lanes].target)
     x = rng.standard_normal((2, 4, size)).astype(np.float32)
     y = tvm.runtime.tensor(np.zeros(move.y_size, np.float32))
@@ -1070,7 +1071,7 @@ def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPa
 
 def test_the_reason_names_what_was_tried() -> None:
     def told(form: str, density: float, contest: dict[str, float]) -> str:
-        made = Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
+        made = LoweredLayer("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
         return explain.rows(
             [made], {"f": [1e-5], "g": [1e-5]}, {"registers": 4e11}, {"s": contest}
         )[0].text
@@ -1087,11 +1088,11 @@ def test_the_reason_names_what_was_tried() -> None:
     assert "20 µs with output channels in the lanes" in lanes
     assert "cost model" in told("dense", 0.5, {})
     assert "nothing to skip" in told("depthwise", 0.5, {})
-    inside = Made("d", "", "depthwise", 1.0, 1e6, within="p")
+    inside = LoweredLayer("d", "", "depthwise", 1.0, 1e6, within="p")
     assert "computed inside the kernel of p" in explain.rows([inside], {"f": [1e-5]})[0].text
-    twice = [Made(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
+    twice = [LoweredLayer(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
     assert [r.seconds for r in explain.rows(twice, {"f": [1e-5, 3e-5]})] == [1e-5, 3e-5]
-    assert "not timed" in explain.rows([Made("a", "f", "sparse", 0.1, 1.0)], {})[0].text
+    assert "not timed" in explain.rows([LoweredLayer("a", "f", "sparse", 0.1, 1.0)], {})[0].text
 
 
 def test_a_layer_where_dense_is_faster_is_computed_dense(tmp_path: Path) -> None:

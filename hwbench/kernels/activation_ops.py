@@ -49,7 +49,7 @@ class Writer(Protocol):
 Rule = Callable[[Step], View | None]
 
 
-class Between:
+class ActivationOps:
     """The rules; `apply` finds the one for a step."""
 
     def __init__(self, writer: Writer) -> None:
@@ -148,8 +148,8 @@ class Between:
             flipped = True
             if not self._lanes_of(one, -2):
                 one = self._copied(one)
-        found = self._multiplied(one, two)
-        return views.transposed(found, _swap(found)) if flipped else found
+        product = self._multiplied(one, two)
+        return views.transposed(product, _swap(product)) if flipped else product
 
     def _lanes_of(self, view: View, axis: int) -> bool:
         """Return whether an axis lies side by side, with room to read a whole vector at its end."""
@@ -223,7 +223,7 @@ class Between:
             sizes=(view.size, view.size),
             offset=view.offset,
             scale=view.scale,
-            # Two images in one row: who hangs over must come first.
+            # Two images in one row: the one that hangs over must come first.
             parallel=self.w.threads > 1 and len(rest) <= 1,
         )
         function = columns.softmax_kernel(self.w.name("softmax"), made)
@@ -349,8 +349,8 @@ def _swap(view: View) -> tuple[int, ...]:
 
 def _broad(view: View, batch: tuple[int, ...]) -> View:
     """Return a view with the batch axes of a product, repeated where it has fewer."""
-    own, more = view.shape[:-2], len(batch) - len(view.shape[:-2])
-    strides = tuple(0 if n == 1 else s for n, s in zip(own, view.strides, strict=False))
+    batch_shape, more = view.shape[:-2], len(batch) - len(view.shape[:-2])
+    strides = tuple(0 if n == 1 else s for n, s in zip(batch_shape, view.strides, strict=False))
     return dataclasses.replace(
         view, shape=(*batch, *view.shape[-2:]), strides=((0,) * more + strides + view.strides[-2:])
     )
