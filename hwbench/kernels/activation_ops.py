@@ -177,7 +177,7 @@ class ActivationOps:
         size = layouts.round_up(count, layouts.ROW_MULTIPLE) * plane
         inner = tuple(s * rows * plane for s in views.row_major(batch[1:]))
         strides = (*((width,) if batch else ()), *inner, 1, plane)
-        made = columns.Product(
+        product = columns.Product(
             lanes=self.w.lanes,
             outer=tuple(
                 Axis(n, (one.strides[a], two.strides[a], strides[a]))
@@ -193,7 +193,7 @@ class ActivationOps:
             scale=one.scale * two.scale,
             parallel=self.w.threads > 1,
         )
-        function = columns.product_kernel(self.w.name("product"), made)
+        function = columns.product_kernel(self.w.name("product"), product)
         var = self.w.call(function, [one.var, two.var], size)
         return View(var, size, (*batch, width, rows), strides)
 
@@ -215,7 +215,7 @@ class ActivationOps:
         whole = layouts.round_up(view.shape[side[0]], self.w.lanes)
         if view.shape[axis] > 1 and view.strides[axis] < whole:
             return None
-        made = columns.Softmax(
+        softmax = columns.Softmax(
             lanes=self.w.lanes,
             outer=tuple(Axis(view.shape[a], (view.strides[a],) * 2) for a in rest),
             width=view.shape[side[0]],
@@ -226,7 +226,7 @@ class ActivationOps:
             # Two images in one row: the one that hangs over must come first.
             parallel=self.w.threads > 1 and len(rest) <= 1,
         )
-        function = columns.softmax_kernel(self.w.name("softmax"), made)
+        function = columns.softmax_kernel(self.w.name("softmax"), softmax)
         var = self.w.call(function, [view.var], view.size)
         return dataclasses.replace(view, var=var, offset=0, scale=1.0)
 
@@ -251,7 +251,7 @@ class ActivationOps:
         tokens, channels = flat.shape
         layout = Planar.of(1, tokens, self.w.lanes, 0)
         size = layouts.round_up(channels, layouts.ROW_MULTIPLE) * layout.plane
-        made = columns.Norm(
+        norm = columns.Norm(
             lanes=self.w.lanes,
             tokens=tokens,
             channels=channels,
@@ -264,7 +264,7 @@ class ActivationOps:
             epsilon=given.get("epsilon", 1e-5),
             parallel=False,
         )
-        function = columns.norm_kernel(self.w.name("norm"), made)
+        function = columns.norm_kernel(self.w.name("norm"), norm)
         gain = np.asarray(numbers[0], np.float32).reshape(-1)
         shift = np.asarray(numbers[1] if len(numbers) > 1 else 0 * gain, np.float32).reshape(-1)
         var = self.w.call(function, [flat.var, gain, shift], size)

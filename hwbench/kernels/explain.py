@@ -72,7 +72,7 @@ def rows(
     layers: Sequence[LoweredLayer],
     seconds: Mapping[str, Sequence[float]],
     roofs: Mapping[str, float] | None = None,
-    contests: Mapping[str, Mapping[str, float]] | None = None,
+    contests: Mapping[str, Mapping[Config, float]] | None = None,
 ) -> tuple[Row, ...]:
     """Return one row a layer.
 
@@ -103,7 +103,7 @@ def rows(
     return tuple(table)
 
 
-def _why(note: LoweredLayer, contest: Mapping[str, float]) -> str:
+def _why(note: LoweredLayer, contest: Mapping[Config, float]) -> str:
     """Return why a layer is computed as it is: the rule that decided, or the times that did."""
     if note.form == "depthwise":
         return "each output reads one channel, there is nothing to skip"
@@ -112,9 +112,8 @@ def _why(note: LoweredLayer, contest: Mapping[str, float]) -> str:
     if note.form == "dense" and 1 - note.density < TRY_FROM:
         return f"sparse kernels are not tried below {TRY_FROM:.0%}"
     best: dict[str, float] = {}
-    for label, seconds in contest.items():
-        lists = Config.lists(label)
-        best[lists] = min(best.get(lists, seconds), seconds)
+    for config, seconds in contest.items():
+        best[config.lists] = min(best.get(config.lists, seconds), seconds)
     if len(best) > 1:
         timings = (f"{seconds * 1e6:.0f} µs {lists}" for lists, seconds in best.items())
         return f"alone it took {', '.join(timings)}"

@@ -19,7 +19,15 @@ from hwbench.kernels.graph import Graph, Step
 from hwbench.kernels.int8 import Int8Lowering, planned
 from hwbench.kernels.layouts import Layout, Planar, Window
 from hwbench.kernels.placement import Placement
-from hwbench.kernels.problem import Config, Kernel, Problem, Windowed, kernel, window_kernel
+from hwbench.kernels.problem import (
+    Config,
+    Kernel,
+    Problem,
+    Reading,
+    Windowed,
+    kernel,
+    window_kernel,
+)
 from hwbench.kernels.template import Epilogue
 from hwbench.kernels.values import LoweredLayer, PendingDepthwise, Planes
 
@@ -145,7 +153,7 @@ class Lowering(Placement):
             None if earlier is None else earlier.windowed,
         )
         config = self.choose(problem)
-        if earlier is not None and config.fuse:
+        if earlier is not None and config.reading is Reading.FUSED:
             x = earlier.x
             self._note(earlier, "", step.layer)
         elif earlier is not None:
@@ -179,7 +187,8 @@ class Lowering(Placement):
         chosen = kernel(problem, config, name)
         form = "dense" if chosen.walked >= WALKS_ALL * problem.matrix.size else "sparse"
         pixels = problem.target.height * problem.target.width * problem.images
-        besides = problem.before.flops if config.fuse and problem.before is not None else 0.0
+        fused = problem.before if config.reading is Reading.FUSED else None
+        besides = fused.flops if fused is not None else 0.0
         self.layers.append(
             LoweredLayer(
                 step.layer,
