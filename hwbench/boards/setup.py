@@ -17,7 +17,7 @@ from hwbench.records import TargetProfile
 
 Show = Callable[[str], None]
 _PYTHON = (3, 11)
-_PATIENCE = 600.0
+_REPLY_TIMEOUT = 600.0
 
 _LOOK = """
 import json, platform, sys
@@ -120,7 +120,7 @@ def _ask(board: Connection, script: str, scratch: Path, *arguments: str) -> dict
     with (scratch / "log").open("w+b") as log:
         channel = board.start([place, *arguments], log)
         try:
-            answer: dict[str, Any] = json.loads(channel.receive(_PATIENCE))
+            answer: dict[str, Any] = json.loads(channel.receive(_REPLY_TIMEOUT))
         except TargetError as error:
             log.seek(0)
             last_line = (log.read().decode(errors="replace").strip().splitlines() or [""])[-1]

@@ -27,7 +27,7 @@ from hwbench.records import CompiledModel, file_digest
 
 SOURCE = "HWBENCH_BLOCKCOUNT"
 """The environment variable that names the folder of blockcount.c, where it is not beside us."""
-_SILENCE = 600.0
+_IDLE_TIMEOUT = 600.0
 _SITE = "opt/hwbench"
 _PYTHON = "usr/bin/python3.11"
 
@@ -115,10 +115,15 @@ def _emulate(core: Core, out: Path, jobs: Path) -> subprocess.CompletedProcess[s
                str(root / _PYTHON), "-m", "hwbench.predict.once", str(jobs)]  # fmt: skip
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=_SILENCE, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=_IDLE_TIMEOUT,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise StageError("predict", f"counting took more than {_SILENCE:.0f} s") from error
+        raise StageError("predict", f"counting took more than {_IDLE_TIMEOUT:.0f} s") from error
 
 
 def _plugin() -> Path:

@@ -122,7 +122,7 @@ class OptunaSampler:
         whole: dict[str, Any] = {**point.names, **point.numbers}
         return {name: whole[name] for name in self._axes}
 
-    def _distance(self, wanted: Mapping[str, Any], index: int) -> float:
+    def _distance(self, params: Mapping[str, Any], index: int) -> float:
         """Return how many axes differ; a number counts by its share of the axis."""
         import optuna
 
@@ -130,9 +130,9 @@ class OptunaSampler:
         for name, value in self._values(index).items():
             axis = self._axes[name]
             if isinstance(axis, optuna.distributions.FloatDistribution):
-                far += abs(value - wanted[name]) / (axis.high - axis.low)
+                far += abs(value - params[name]) / (axis.high - axis.low)
             else:
-                far += value != wanted[name]
+                far += value != params[name]
         return far
 
 

@@ -70,9 +70,11 @@ def run_entry(
     root, home = baseline.homes(place.reports, target.name, recipe.name)
     pinned_set = pinned_models.load(home, pin.artifacts)
     spec = dataclasses.replace(plan.measure, **target.measure)
-    with Crew(place.jobs, folder / "logs", lambda _job, _share: None, place.patience) as crew:
+    with Crew(place.jobs, folder / "logs", lambda _job, _share: None, place.patience) as executor:
         samples = Run(folder, resumed=False)
-        context = Context(recipe, target, spec, open_cache(place), samples, crew, show, fresh=False)
+        context = Context(
+            recipe, target, spec, open_cache(place), samples, executor, show, fresh=False
+        )
         show("prepare", 0.0, f"{recipe.name} on {target.name}")
         check_metric(context)
         ready = prepare(context, _candidates(recipe, target, pinned_set))
