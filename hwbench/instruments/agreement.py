@@ -44,38 +44,38 @@ def _in_turn(kind: str, make: Callable[[Path, Any], Callable[[], float]], home: 
     spec = PluginSpec(kind)
     target = _target(spec)
     with session.scratch(target) as line:
-        made = line.compiled(Candidate(model.spec, spec, target.name), model).result()
-        return _beside(kind, make, made)
+        compiled = line.compiled(Candidate(model.spec, spec, target.name), model).result()
+        return _beside(kind, make, compiled)
 
 
 def _beside(
-    kind: str, make: Callable[[Path, Any], Callable[[], float]], made: CompiledModel
+    kind: str, make: Callable[[Path, Any], Callable[[], float]], compiled: CompiledModel
 ) -> Pairs:
     """Return the pairs of an artifact, loaded and timed in this very process."""
     import numpy as np
 
     backend = BACKENDS.create(kind, {})
-    artifact = made.folder / made.entry
-    x = np.random.default_rng(0).standard_normal((1, *made.input_shape)).astype(np.float32)
-    own = backend.load(artifact, 1)
-    own.set_inputs([x])
-    theirs = make(artifact, x)
-    stopwatch.warm_up(own.invoke, 20, 2.0)
-    theirs()
+    artifact = compiled.folder / compiled.entry
+    x = np.random.default_rng(0).standard_normal((1, *compiled.input_shape)).astype(np.float32)
+    loaded = backend.load(artifact, 1)
+    loaded.set_inputs([x])
+    time_peer = make(artifact, x)
+    stopwatch.warm_up(loaded.invoke, 20, 2.0)
+    time_peer()
 
-    def ours() -> float:
-        wall, _, _ = stopwatch.time_calls(own.invoke, _CALLS)
+    def time_hwbench() -> float:
+        wall, _, _ = stopwatch.time_calls(loaded.invoke, _CALLS)
         return statistics.median(wall) * 1e-9
 
     pairs = []
     for turn in range(_TURNS):
         # Whoever is second finds the caches warm: take turns at it.
         if turn % 2:
-            mine = ours()
-            pairs.append((mine, theirs()))
+            seconds = time_hwbench()
+            pairs.append((seconds, time_peer()))
         else:
-            other = theirs()
-            pairs.append((ours(), other))
+            peer_seconds = time_peer()
+            pairs.append((time_hwbench(), peer_seconds))
     return pairs
 
 

@@ -65,9 +65,9 @@ class BackendContract(PluginContract):
         of = models.candidate(self.kind, self.options, batch=batch)
         return models.compiled(model, of, folder)
 
-    def loaded(self, made: CompiledModel) -> Session:
+    def loaded(self, compiled: CompiledModel) -> Session:
         """Return a session of an artifact on one thread."""
-        return self.backend().load(made.folder / made.entry, 1)
+        return self.backend().load(compiled.folder / compiled.entry, 1)
 
     # ------------------------------------------------------------------------ traits
 
@@ -117,8 +117,8 @@ class BackendContract(PluginContract):
         import numpy as np
 
         batch = self.batches[-1]
-        made = self.compiled(models.identity(tmp_path / "m.onnx"), tmp_path / "a", batch)
-        session = self.loaded(made)
+        compiled = self.compiled(models.identity(tmp_path / "m.onnx"), tmp_path / "a", batch)
+        session = self.loaded(compiled)
         x = np.random.default_rng(1).standard_normal((batch, *models.SHAPE)).astype(np.float32)
         session.set_inputs([x])
         session.invoke()
@@ -142,8 +142,8 @@ class BackendContract(PluginContract):
                 x = _noise(model, batch, seed)
                 session.set_inputs([x])
                 session.invoke()
-                wanted = _expected(model, x)
-                error = np.abs(session.outputs()[0] - wanted).max() / np.abs(wanted).max()
+                expected = _expected(model, x)
+                error = np.abs(session.outputs()[0] - expected).max() / np.abs(expected).max()
                 assert error <= limit
 
     def test_notes_on_every_layer(self, tmp_path: Path) -> None:
@@ -156,13 +156,13 @@ class BackendContract(PluginContract):
     def test_record_of_the_artifact(self, tmp_path: Path) -> None:
         """The artifact is the files in its folder, and another batch is another artifact."""
         model = self.network(tmp_path / "m.onnx")
-        made = self.compiled(model, tmp_path / "a")
-        files = [p for p in made.folder.rglob("*") if p.is_file()]
-        assert made.artifact_bytes == sum(p.stat().st_size for p in files) > 0
-        assert made.versions
+        compiled = self.compiled(model, tmp_path / "a")
+        files = [p for p in compiled.folder.rglob("*") if p.is_file()]
+        assert compiled.artifact_bytes == sum(p.stat().st_size for p in files) > 0
+        assert compiled.versions
         if len(self.batches) > 1:
             other = self.compiled(model, tmp_path / "b", self.batches[-1])
-            assert other.digest != made.digest
+            assert other.digest != compiled.digest
 
     # ------------------------------------------------------------------------ on a device
 
@@ -172,14 +172,19 @@ class BackendContract(PluginContract):
 
         model = self.network(tmp_path / "m.onnx")
         batch = min(2, self.batches[-1])
-        made = self.compiled(model, tmp_path / "a", batch)
+        compiled = self.compiled(model, tmp_path / "a", batch)
         empty = tmp_path / "empty"
         empty.mkdir()
         nothing = self.backend().compile_empty(models.TARGET, empty)
         x = np.concatenate([_noise(model, 1, seed) for seed in range(5)])
         np.save(tmp_path / "x.npy", x)
         whole = Job(
-            "whole", self.plugin.module, self.options, str(made.folder / made.entry), 1, batch
+            "whole",
+            self.plugin.module,
+            self.options,
+            str(compiled.folder / compiled.entry),
+            1,
+            batch,
         )
         bare = dataclasses.replace(whole, name="none", artifact=str(empty / nothing), batch=1)
         commands = (
@@ -188,12 +193,12 @@ class BackendContract(PluginContract):
         )
         answers = _worker_run(tmp_path / "session", commands)
         assert answers["whole"].get("outputs") == {"file": "outputs/whole.npy"}, answers["whole"]
-        found = np.load(tmp_path / "session" / "outputs" / "whole.npy")
-        wanted = np.concatenate([_expected(model, row[None]) for row in x])
-        assert found.shape == wanted.shape
+        outputs = np.load(tmp_path / "session" / "outputs" / "whole.npy")
+        expected = np.concatenate([_expected(model, row[None]) for row in x])
+        assert outputs.shape == expected.shape
         if self.traits.computes:
             limit = self.traits.tolerance(self.options)
-            assert np.abs(found - wanted).max() / np.abs(wanted).max() <= limit
+            assert np.abs(outputs - expected).max() / np.abs(expected).max() <= limit
         memory = answers["none"]["memory"]
         assert 0 < memory["after_load"] <= memory["after_first"] <= memory["after_runs"]
 
@@ -211,8 +216,8 @@ class BackendContract(PluginContract):
         """The script that ships with an artifact runs it, and knows nothing of hwbench."""
         import numpy as np
 
-        made = self.compiled(models.identity(tmp_path / "m.onnx"), tmp_path / "artifact")
-        script = self.backend().script(f"artifact/{made.entry}", made)
+        compiled = self.compiled(models.identity(tmp_path / "m.onnx"), tmp_path / "artifact")
+        script = self.backend().script(f"artifact/{compiled.entry}", compiled)
         assert "hwbench" not in script
         (tmp_path / "run.py").write_text(script)
         np.save(tmp_path / "x.npy", np.full((1, *models.SHAPE), 0.25, np.float32))
@@ -231,10 +236,10 @@ class BackendContract(PluginContract):
 
     def test_what_does_not_load_is_a_stage_error(self, tmp_path: Path) -> None:
         """A damaged artifact costs the candidate, with a reason."""
-        made = self.compiled(models.identity(tmp_path / "m.onnx"), tmp_path / "a")
-        (made.folder / made.entry).write_bytes(b"not an artifact")
+        compiled = self.compiled(models.identity(tmp_path / "m.onnx"), tmp_path / "a")
+        (compiled.folder / compiled.entry).write_bytes(b"not an artifact")
         with pytest.raises(StageError):
-            self.loaded(made)
+            self.loaded(compiled)
 
     def test_wrong_inputs_are_a_stage_error(self, tmp_path: Path) -> None:
         """Inputs of another shape or type are refused, not read as something else."""

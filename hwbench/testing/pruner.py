@@ -52,22 +52,24 @@ class PrunerContract(PluginContract):
 
         return _warmed(ResNet8(3, 10, (16, 32, 64), 2))
 
-    def check_reached(self, pattern: str, wanted: float, dense: nn.Module, made: Pruned) -> None:
+    def check_reached(
+        self, pattern: str, sparsity: float, dense: nn.Module, pruned: Pruned
+    ) -> None:
         """Check that so much was removed; a subclass may know it more exactly."""
-        before, after = _numbers(dense), _numbers(made.model)
+        before, after = _numbers(dense), _numbers(pruned.model)
         if self.traits.removes == "nothing":
             assert after == before
             return
         assert after < before
         if self.traits.removes == "weights":
-            parameters = dict(made.model.named_parameters())
-            assert made.masks
-            for name, mask in made.masks.items():
+            parameters = dict(pruned.model.named_parameters())
+            assert pruned.masks
+            for name, mask in pruned.masks.items():
                 assert ((mask == 0) | (mask == 1)).all()
                 assert not (parameters[name] != 0)[mask == 0].any()
-            covered = sum(mask.numel() for mask in made.masks.values())
-            zeros = sum(int((mask == 0).sum()) for mask in made.masks.values())
-            assert zeros / covered == pytest.approx(wanted, abs=0.1)
+            covered = sum(mask.numel() for mask in pruned.masks.values())
+            zeros = sum(int((mask == 0).sum()) for mask in pruned.masks.values())
+            assert zeros / covered == pytest.approx(sparsity, abs=0.1)
 
     # ------------------------------------------------------------------------ cases
 
@@ -94,16 +96,16 @@ class PrunerContract(PluginContract):
 
     def spec(self, pattern: str, criterion: str, scope: str, **more: Any) -> CompressionSpec:
         """Return a spec; the scope ``vector`` gives every layer the same share."""
-        wanted = self.share(pattern)
+        sparsity = self.share(pattern)
         fixed = CompressionSpec(
-            WorkloadSpec("toy"), TrainSpec(epochs=1), pattern, criterion, scope, wanted
+            WorkloadSpec("toy"), TrainSpec(epochs=1), pattern, criterion, scope, sparsity
         )
         spec = dataclasses.replace(fixed, **more)
         if scope != "vector":
             return spec
         layers = self.pruner().layers(self.model(pattern), _images(1), spec)
         assert sum(layers.values()) > 0
-        return dataclasses.replace(spec, ratios=dict.fromkeys(layers, wanted))
+        return dataclasses.replace(spec, ratios=dict.fromkeys(layers, sparsity))
 
     def share(self, pattern: str) -> float:
         """Return the sparsity that is asked for."""
@@ -135,36 +137,36 @@ class PrunerContract(PluginContract):
         pruner, model, example = self.pruner(), self.model(pattern), _images(1)
         before = {key: value.clone() for key, value in model.state_dict().items()}
         model.train()
-        wanted = self.share(pattern)
+        sparsity = self.share(pattern)
         spec, learnt = self.spec(pattern, criterion, scope, seed=3), _evidence(model)
 
-        made = pruner.prune(model, example, spec, wanted, learnt)
+        pruned = pruner.prune(model, example, spec, sparsity, learnt)
 
         assert model.training
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-        assert not {id(p) for p in model.parameters()} & {id(p) for p in made.model.parameters()}
-        self.check_reached(pattern, wanted, model, made)
+        assert not {id(p) for p in model.parameters()} & {id(p) for p in pruned.model.parameters()}
+        self.check_reached(pattern, sparsity, model, pruned)
 
         torch.manual_seed(99)
-        again = pruner.prune(model, example, spec, wanted, learnt)
-        assert _same(made.model, again.model)
+        again = pruner.prune(model, example, spec, sparsity, learnt)
+        assert _same(pruned.model, again.model)
 
-        structure = json.loads(json.dumps(to_json(made.structure)))
+        structure = json.loads(json.dumps(to_json(pruned.structure)))
         restored = pruner.restore(self.model(pattern), example, structure)
-        restored.load_state_dict(made.model.state_dict())
+        restored.load_state_dict(pruned.model.state_dict())
         inputs = _images(5)
         with torch.no_grad():
-            assert torch.equal(restored.eval()(inputs), made.model.eval()(inputs))
+            assert torch.equal(restored.eval()(inputs), pruned.model.eval()(inputs))
 
     def test_random_differs_with_the_seed(self, pattern: str) -> None:
         """The control is drawn anew for every seed."""
         if "random" not in self.traits.criteria:
             return
-        model, wanted = self.model(pattern), self.share(pattern)
+        model, sparsity = self.model(pattern), self.share(pattern)
         scope = self.traits.scopes[0]
         one, other = (
             self.pruner().prune(
-                model, _images(1), self.spec(pattern, "random", scope, seed=seed), wanted
+                model, _images(1), self.spec(pattern, "random", scope, seed=seed), sparsity
             )
             for seed in (1, 2)
         )
@@ -233,7 +235,7 @@ def _numbers(model: nn.Module) -> int:
 def _same(one: nn.Module, other: nn.Module) -> bool:
     import torch
 
-    ours, theirs = one.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(
-        ours[key].shape == theirs[key].shape and torch.equal(ours[key], theirs[key]) for key in ours
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(
+        left[key].shape == right[key].shape and torch.equal(left[key], right[key]) for key in left
     )

@@ -33,11 +33,11 @@ class SamplerContract(PluginContract):
         """Return the order in which a fresh instance asks for the space; one candidate fails."""
         sampler = self.sampler()
         sampler.begin(SPACE, 2)
-        seen = []
+        order = []
         while (index := sampler.ask()) is not None:
-            seen.append(index)
+            order.append(index)
             sampler.tell(index, None if index == 3 else (float(index), 10.0 - index))
-        return seen
+        return order
 
     def test_everything_is_tried_once_and_then_nothing(self) -> None:
         """Every candidate is asked for once."""

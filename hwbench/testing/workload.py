@@ -58,11 +58,11 @@ class WorkloadContract(PluginContract):
 
     def test_no_sample_is_in_two_splits(self, workload: Workload) -> None:
         """What is scored on was never trained on."""
-        seen: set[bytes] = set()
+        earlier: set[bytes] = set()
         for split in _SPLITS:
-            own = {sample.numpy().tobytes() for sample in workload.data(split)[0]}
-            assert not seen & own
-            seen |= own
+            samples = {sample.numpy().tobytes() for sample in workload.data(split)[0]}
+            assert not earlier & samples
+            earlier |= samples
 
     def test_model_trains_one_step_and_scores(self, workload: Workload) -> None:
         """A seed decides the weights; a batch has a loss, if it trains; outputs have a score."""

@@ -156,16 +156,16 @@ def _digits(split: Split, seed: int) -> tuple[Floats, Integers]:
     import numpy as np
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    dataset = load_digits()
     # A stream of its own: the same order for every split, so that the shares are disjoint.
     rng = np.random.default_rng([seed, len(_STREAMS)])
     low, high = _DIGITS[split]
     members = []
     for label in range(CLASSES):
-        order = rng.permutation(np.flatnonzero(found.target == label))
+        order = rng.permutation(np.flatnonzero(dataset.target == label))
         members.append(order[round(low * len(order)) : round(high * len(order))])
     chosen = np.concatenate(members)
-    return (found.images[chosen] / 16).astype(np.float32), found.target[chosen].astype(np.int64)
+    return (dataset.images[chosen] / 16).astype(np.float32), dataset.target[chosen].astype(np.int64)
 
 
 def _backgrounds(photos: list[Floats], count: int, rng: np.random.Generator) -> Floats:

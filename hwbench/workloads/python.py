@@ -67,12 +67,12 @@ class PythonWorkload:
         kind = self._chosen(module, options.class_name)
         self._name = kind.__name__
         with self._guard("__init__", UserError):
-            self._own = kind(**options.kwargs)
-        self.metric: str = getattr(self._own, "metric", "top1")
+            self._user = kind(**options.kwargs)
+        self.metric: str = getattr(self._user, "metric", "top1")
         if self.metric not in _METRICS:
             raise self._wrong("metric", f"is {self.metric!r}", "'top1' (a fraction) or 'score'")
         self._data: dict[Split, tuple[Tensor, Tensor]] = {}
-        if callable(getattr(self._own, "train_step", None)):
+        if callable(getattr(self._user, "train_step", None)):
             self.train_step = self._train_step
             """Absent where the user's class has none: then it is a model, but no `Trainable`."""
 
@@ -81,10 +81,10 @@ class PythonWorkload:
         from torch import nn
 
         with self._guard("model", UserError):
-            found = self._own.model()
-        if not isinstance(found, nn.Module):
-            raise self._wrong("model", f"returned {_kind(found)}", "a torch.nn.Module")
-        return found
+            model = self._user.model()
+        if not isinstance(model, nn.Module):
+            raise self._wrong("model", f"returned {_kind(model)}", "a torch.nn.Module")
+        return model
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
         """Return the user's inputs and labels, as tensors on the CPU, kept for the next call.
@@ -93,8 +93,8 @@ class PythonWorkload:
         """
         if split not in self._data:
             with self._guard("data", UserError):
-                found = self._own.data(split)
-            self._data[split] = self._checked_data(found, split)
+                pair = self._user.data(split)
+            self._data[split] = self._checked_data(pair, split)
         return self._data[split]
 
     def _train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -102,14 +102,14 @@ class PythonWorkload:
         import torch
 
         with self._guard("train_step", StageError):
-            loss = self._own.train_step(model, inputs, labels)
+            loss = self._user.train_step(model, inputs, labels)
         expected = "a scalar tensor with a gradient, such as cross_entropy(model(inputs), labels)"
         if not isinstance(loss, torch.Tensor):
             raise self._failed("train_step", f"returned {_kind(loss)}", expected)
         if loss.numel() != 1 or not loss.requires_grad:
-            found = f"a tensor of shape {tuple(loss.shape)}"
-            found += "" if loss.requires_grad else " without a gradient"
-            raise self._failed("train_step", f"returned {found}", expected)
+            returned = f"a tensor of shape {tuple(loss.shape)}"
+            returned += "" if loss.requires_grad else " without a gradient"
+            raise self._failed("train_step", f"returned {returned}", expected)
         return loss.reshape(())
 
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -119,11 +119,11 @@ class PythonWorkload:
         fails, not the study.
         """
         with self._guard("score", StageError):
-            found = self._own.score(outputs, labels)
+            returned = self._user.score(outputs, labels)
         try:
-            value = float(found)
+            value = float(returned)
         except (TypeError, ValueError) as error:
-            raise self._failed("score", f"returned {_kind(found)}", "a number") from error
+            raise self._failed("score", f"returned {_kind(returned)}", "a number") from error
         if not math.isfinite(value):
             raise self._failed("score", f"returned {value}", "a finite number")
         if self.metric == "top1" and not 0 <= value <= 1:
@@ -149,8 +149,8 @@ class PythonWorkload:
         with self._guard("model", UserError), torch.no_grad():
             outputs = model(inputs)
         if not isinstance(outputs, torch.Tensor) or len(outputs) != len(inputs):
-            found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else _kind(outputs)
-            raise self._wrong("model", f"answers {found}", "a tensor with one row a sample")
+            returned = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else _kind(outputs)
+            raise self._wrong("model", f"answers {returned}", "a tensor with one row a sample")
         model.train()
         try:
             self.score(outputs.numpy(), labels.numpy())
@@ -186,25 +186,27 @@ class PythonWorkload:
         return module
 
     def _chosen(self, module: ModuleType, name: str) -> type:
-        own = {
+        classes = {
             key: value
             for key, value in vars(module).items()
             if isinstance(value, type) and value.__module__ == module.__name__
         }
         if name:
-            if name not in own:
-                raise self._unfit(f"has no class {name!r}", f"one of: {', '.join(own) or 'none'}")
-            absent = [m for m in METHODS if not callable(getattr(own[name], m, None))]
-            if absent:
-                raise self._unfit(f"{name} lacks {', '.join(absent)}", ", ".join(METHODS))
-            return own[name]
+            if name not in classes:
+                raise self._unfit(
+                    f"has no class {name!r}", f"one of: {', '.join(classes) or 'none'}"
+                )
+            missing = [m for m in METHODS if not callable(getattr(classes[name], m, None))]
+            if missing:
+                raise self._unfit(f"{name} lacks {', '.join(missing)}", ", ".join(METHODS))
+            return classes[name]
         lacks = {
             key: [m for m in METHODS if not callable(getattr(kind, m, None))]
-            for key, kind in own.items()
+            for key, kind in classes.items()
         }
-        fitting = [key for key, absent in lacks.items() if not absent]
+        fitting = [key for key, missing in lacks.items() if not missing]
         if len(fitting) == 1:
-            return own[fitting[0]]
+            return classes[fitting[0]]
         if fitting:
             what = f"several classes fit: {', '.join(fitting)}"
             raise self._unfit(what, "one, or class_name in the recipe")
@@ -214,15 +216,15 @@ class PythonWorkload:
             what += f"; {nearest} lacks {', '.join(lacks[nearest])}"
         raise self._unfit(what, f"a class with {', '.join(METHODS)}")
 
-    def _checked_data(self, found: object, split: str) -> tuple[Tensor, Tensor]:
+    def _checked_data(self, pair: object, split: str) -> tuple[Tensor, Tensor]:
         import torch
 
         where = f"data({split!r})"
         expected = "a pair (inputs, labels) of tensors or arrays, samples first"
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise self._wrong(where, f"returned {_kind(found)}", expected)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise self._wrong(where, f"returned {_kind(pair)}", expected)
         try:
-            inputs, labels = (torch.as_tensor(part).cpu() for part in found)
+            inputs, labels = (torch.as_tensor(part).cpu() for part in pair)
         except (TypeError, ValueError, RuntimeError) as error:
             raise self._wrong(where, "returned something that is no tensor", expected) from error
         sizes = [part.shape[0] if part.dim() else 0 for part in (inputs, labels)]
@@ -279,10 +281,11 @@ def _line(error: Exception, path: Path, *, own_model: bool) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
+    own_file = path.resolve()
     frames = traceback.extract_tb(error.__traceback__)
-    through = [f"{path}:{f.lineno}" for f in frames if Path(f.filename).resolve() == path.resolve()]
+    through = [f"{path}:{f.lineno}" for f in frames if Path(f.filename).resolve() == own_file]
     last = frames[-1]
-    if own_model or Path(last.filename).resolve() == path.resolve():
+    if own_model or Path(last.filename).resolve() == own_file:
         return through[-1] if through else str(path)
     called = f" (called from {through[-1]})" if through else ""
     return f"{last.filename}:{last.lineno}{called}"

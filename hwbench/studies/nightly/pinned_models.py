@@ -53,8 +53,8 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A kept set: its hash, what made it, and the results it had when it was made."""
+class PinnedArtifacts:
+    """A pinned set: its hash, what made it, and the results it had when it was made."""
 
     artifacts: str
     folder: Path
@@ -105,16 +105,16 @@ def keep(
             "files": _hashes(folder),
         }
         decides = {k: data[k] for k in ("models", "recipe", "commit", "versions", "files")}
-        found = digest(decides)
-        if (home / found / "held.json").exists():
-            return found
+        artifacts = digest(decides)
+        if (home / artifacts / "held.json").exists():
+            return artifacts
         files.write(folder / "held.json", json.dumps({"format": FORMAT, **data}, indent=1))
-        shutil.rmtree(home / found, ignore_errors=True)
-        shutil.copytree(folder, home / found)
-    return found
+        shutil.rmtree(home / artifacts, ignore_errors=True)
+        shutil.copytree(folder, home / artifacts)
+    return artifacts
 
 
-def load(home: Path, artifacts: str) -> Held:
+def load(home: Path, artifacts: str) -> PinnedArtifacts:
     """Return a kept set, every file of it checked against its hash.
 
     Raises `UserError` when it is not there, or not what was kept.
@@ -133,10 +133,10 @@ def load(home: Path, artifacts: str) -> Held:
     if digest(decides) != artifacts or _hashes(folder) != data["files"]:
         what = "is not what was pinned: its files have changed"
         raise UserError(what, where=str(folder), mend=mend)
-    return Held(
+    return PinnedArtifacts(
         artifacts,
         folder,
-        tuple(_revived(revived(m), folder, artifacts) for m in data["models"]),
+        tuple(_restored(revived(m), folder, artifacts) for m in data["models"]),
         data["recipe"],
         data["commit"],
         data["versions"],
@@ -167,7 +167,7 @@ def _copied(ready: Ready, folder: Path) -> dict[str, Any]:
     }
 
 
-def _revived(data: Mapping[str, Any], folder: Path, artifacts: str) -> Model:
+def _restored(data: Mapping[str, Any], folder: Path, artifacts: str) -> Model:
     compiled = from_json(CompiledModel, data["compiled"])
     onnx = from_json(OnnxModel, _upgraded(data["onnx"]))
     return Model(
@@ -196,5 +196,5 @@ def _upgraded(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "held.json")
-    return {str(p.relative_to(folder)): file_digest(p) for p in found}
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "held.json")
+    return {str(p.relative_to(folder)): file_digest(p) for p in paths}

@@ -12,25 +12,25 @@ from hwbench.pipeline.prepare import Prepared
 from hwbench.pipeline.session import Context
 from hwbench.records import Floor, NightlyPlan, Pin, Sitting
 from hwbench.regress import FLOORS
-from hwbench.studies.nightly.pinned_models import Held, Model
-from hwbench.studies.nightly.sessions import Duel
+from hwbench.studies.nightly.pinned_models import Model, PinnedArtifacts
+from hwbench.studies.nightly.sessions import ArtifactPair
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """One pair under way."""
+class EntryRun:
+    """One entry of a night under way."""
 
     context: Context
     plan: NightlyPlan
     pin: Pin
-    kept: Held
+    pinned: PinnedArtifacts
     prepared: Sequence[Prepared]
-    duels: Sequence[Duel]
+    pairs: Sequence[ArtifactPair]
     seed: int
 
     @property
     def folder(self) -> Path:
-        """Where the raw samples of this pair go."""
+        """Where the raw samples of this entry go."""
         return self.context.run.folder
 
     def floor(self, metric: str) -> Floor:
@@ -38,15 +38,15 @@ class Watch:
         usual = FLOORS[metric]
         return dataclasses.replace(usual, share=self.plan.floors.get(metric, usual.share))
 
-    def session(self, duels: Sequence[Duel], name: str, seed: int) -> Sitting:
-        """Return a session of both sides of some duels, with the pinned dense model as R."""
+    def measure(self, pairs: Sequence[ArtifactPair], name: str, seed: int) -> Sitting:
+        """Return a session of both sides of some pairs, with the pinned dense model as R."""
         context = self.context
         spec = dataclasses.replace(context.spec, seed=seed)
-        models = [m.compiled for d in duels for m in (d.pinned, d.tonight)]
+        models = [m.compiled for p in pairs for m in (p.pinned, p.tonight)]
         phase = "measure" if name == "first" else "confirm"
         return measure.measure(
             models,
-            reference(self.kept).compiled,
+            reference(self.pinned).compiled,
             context.target,
             spec,
             context.split("validation").inputs,
@@ -56,6 +56,6 @@ class Watch:
         )
 
 
-def reference(kept: Held) -> Model:
+def reference(pinned: PinnedArtifacts) -> Model:
     """Return the pinned dense model on the first backend that had one: R of every session."""
-    return next(m for m in kept.models if m.compiled.candidate.compression.is_dense)
+    return next(m for m in pinned.models if m.compiled.candidate.compression.is_dense)
