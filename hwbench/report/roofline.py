@@ -53,14 +53,19 @@ class Alike:
 
 
 def shown(study: Study) -> list[tuple[Result, Roofline]]:
-    """Return the artifacts to show: the chosen and the dense one, then the best of the others."""
-    first = (study.decision.chosen, study.decision.dense)
-    with_layers = [
+    """Return the artifacts to show: the best, the dense one on its backend, then the next best."""
+    found = [
         (r, r.roofline) for r in look.ordered(study) if r.roofline is not None and r.roofline.layers
     ]
-    rank = {key: place for place, key in reversed(list(enumerate(first)))}
-    with_layers.sort(key=lambda pair: rank.get(pair[0].candidate.key, len(first)))
-    return with_layers[:_MOST]
+    if not found:
+        return []
+    # Who is best comes first: the chosen one, unless its runtime does not tell its layers apart.
+    best = found[0][0]
+    dense = look.dense_on(best, study)
+    first = [best.candidate.key, dense.candidate.key if dense else ""]
+    rest = len(first)
+    found.sort(key=lambda pair: first.index(k) if (k := pair[0].candidate.key) in first else rest)
+    return found[:_MOST]
 
 
 def alike(roofline: Roofline) -> list[Alike]:
@@ -151,10 +156,10 @@ def _figure(roofline: Roofline, shape: Figure) -> Figure:
     shape["xaxis"] |= _axis(field.x, "")
     shape["yaxis"] |= _axis(field.y, "op/s")
     shape |= {"showlegend": True, "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"}}
-    words, roofs = _ceilings(roofline, field), _along(roofline, field)
-    shape["annotations"] = words + _names(named(groups, field, roofs, _ROOM))
+    words = _ceilings(roofline, field)
+    shape["annotations"] = words + _names(named(roofline, groups, field, _ROOM))
     # Where it is narrow, page.js takes these: numbers, which the table below explains.
-    numbers = named(groups, field, roofs, _NARROW, lambda group: str(group.number))
+    numbers = named(roofline, groups, field, _NARROW, lambda group: str(group.number))
     shape["meta"] = {"narrow": words + _names(numbers)}
     return {"data": [*_roofs(roofline, field), *_dots(roofline, groups)], "layout": shape}
 
@@ -347,20 +352,20 @@ class Named:
 
 
 def named(
+    roofline: Roofline,
     groups: Sequence[Alike],
     field: _Field,
-    roofs: Sequence[Spot],
     room: tuple[int, int],
     words: Callable[[Alike], str] = lambda group: group.label,
 ) -> list[Named]:
     """Return the names of what takes most time, where there is room for them.
 
-    Names lie over neither one another, the dots of others nor the roofs; one without room is left
-    out.
+    Names lie over neither one another, the dots of others, the roofs nor their words; one without
+    room is left out.
     """
     spots = [(g, field.place(_spot(layer), room)) for g in groups for layer in g.layers]
-    lines = [field.place(spot, room) for spot in roofs]
-    taken: list[Box] = []
+    lines = [field.place(spot, room) for spot in _along(roofline, field)]
+    taken = _words(roofline, field, room)
     placed = []
     for group in groups[:_NAMED]:
         middle = sorted(group.layers, key=lambda layer: layer.seconds)[len(group.layers) // 2]
@@ -377,6 +382,16 @@ def named(
                 placed.append(Named(text, _spot(middle), (round(dx), round(dy))))
                 break
     return placed
+
+
+def _words(roofline: Roofline, field: _Field, room: tuple[int, int]) -> list[Box]:
+    """Return what the words on the roofs cover."""
+    x, y = field.place(_slope(roofline, field), room)
+    boxes = [(x - 112, y - 9, x - 6, y + 9)]
+    for rate in roofline.rates.values():
+        _, level = field.place((10.0 ** field.x[1], rate), room)
+        boxes.append((room[0] - 112, level, room[0], level + 20))
+    return boxes
 
 
 def _offsets(wide: float) -> list[Spot]:
@@ -405,7 +420,7 @@ def _holds(box: Box, at: Spot) -> bool:
 
 
 def picture(study: Study) -> bytes | None:
-    """Return a PNG of the chosen and the dense model's layers; None: nobody was asked for them."""
+    """Return a PNG of the best and its dense model's layers; None: nobody has any."""
     results = shown(study)[:2]
     if not results:
         return None
@@ -448,7 +463,7 @@ def _panel(axes: Axes, result: Result, roofline: Roofline) -> None:
             label=_quiet(kernel),
             zorder=3,
         )
-    for name in named(alike(roofline), field, _along(roofline, field), _STILL):
+    for name in named(roofline, alike(roofline), field, _STILL):
         axes.annotate(
             _quiet(name.text), name.spot, textcoords="offset points",
             xytext=(name.off[0] * 0.7, name.off[1] * 0.7),

@@ -197,6 +197,14 @@ def test_the_chosen_and_the_dense_model_come_first(study: Study) -> None:
     keys = [result.candidate.key for result, _ in drawing.shown(study)]
     assert keys[:2] == [study.decision.chosen, study.decision.dense]
     assert len(keys) == 3
+    # Where the chosen one's runtime tells no layers apart: the best that does, and its dense.
+    none = Roofline(reason="no layers")
+    own, tvm = synthetic.roofline(), [r for r in study.results if r.candidate.backend.kind == "tvm"]
+    rows = tuple(dataclasses.replace(r, roofline=own if r in tvm else none) for r in study.results)
+    shown = [r for r, _ in drawing.shown(dataclasses.replace(study, results=rows))]
+    assert {r.candidate.backend.kind for r in shown} == {"tvm"}
+    assert shown[1].candidate.compression.is_dense
+    assert not shown[0].candidate.compression.is_dense
 
 
 def test_alike_layers_share_a_number_in_order_of_their_time() -> None:
@@ -214,8 +222,7 @@ def test_alike_layers_share_a_number_in_order_of_their_time() -> None:
 def test_names_lie_inside_and_over_nothing(pruned: bool, room: tuple[int, int]) -> None:
     roofline = synthetic.roofline(pruned)
     groups, field = drawing.alike(roofline), drawing._Field.around(roofline)
-    roofs = drawing._along(roofline, field)
-    names = drawing.named(groups, field, roofs, room, lambda group: str(group.number))
+    names = drawing.named(roofline, groups, field, room, lambda group: str(group.number))
     assert len(names) == min(len(groups), drawing._NAMED)
     boxes = []
     for name in names:
