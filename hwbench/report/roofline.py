@@ -54,18 +54,18 @@ class Alike:
 
 def shown(study: Study) -> list[tuple[Result, Roofline]]:
     """Return the artifacts to show: the best, the dense one on its backend, then the next best."""
-    found = [
+    layered = [
         (r, r.roofline) for r in look.ordered(study) if r.roofline is not None and r.roofline.layers
     ]
-    if not found:
+    if not layered:
         return []
-    # Who is best comes first: the chosen one, unless its runtime does not tell its layers apart.
-    best = found[0][0]
+    # The best comes first: the chosen one, unless its runtime does not tell its layers apart.
+    best = layered[0][0]
     dense = look.dense_on(best, study)
     first = [best.candidate.key, dense.candidate.key if dense else ""]
     rest = len(first)
-    found.sort(key=lambda pair: first.index(k) if (k := pair[0].candidate.key) in first else rest)
-    return found[:_MOST]
+    layered.sort(key=lambda pair: first.index(k) if (k := pair[0].candidate.key) in first else rest)
+    return layered[:_MOST]
 
 
 def alike(roofline: Roofline) -> list[Alike]:
