@@ -33,8 +33,22 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 
 
-class Workload(Protocol):
-    """The user's model and data.
+class ModelSource(Protocol):
+    """Where a model comes from."""
+
+    def model(self) -> nn.Module:
+        """Return a fresh model; trained already if the recipe says ``train: {epochs: 0}``."""
+
+
+class Data(Protocol):
+    """What a model is run on."""
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return inputs (samples first) and labels of a split, as tensors on the CPU."""
+
+
+class Scoring(Protocol):
+    """How right outputs are.
 
     ``metric`` names what `score` returns: ``top1`` (a fraction) or ``score`` (any number);
     higher is better for both.
@@ -42,17 +56,28 @@ class Workload(Protocol):
 
     metric: str
 
-    def model(self) -> nn.Module:
-        """Return a fresh model; trained already if the recipe says ``train: {epochs: 0}``."""
+    def score(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Return the metric of the model's outputs (one row a sample) against the labels."""
 
-    def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Return inputs (samples first) and labels of a split, as tensors on the CPU."""
+
+@runtime_checkable
+class Trainable(Protocol):
+    """How a model is taught."""
 
     def train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the scalar loss of one batch, augmentation included; hwbench does the rest."""
 
-    def score(self, outputs: np.ndarray, labels: np.ndarray) -> float:
-        """Return the metric of the model's outputs (one row a sample) against the labels."""
+
+class Modelled(ModelSource, Data, Protocol):
+    """A model and what it is run on: enough to export, prune and measure it."""
+
+
+class Workload(ModelSource, Data, Scoring, Protocol):
+    """The user's model, its data and its score.
+
+    One that is `Trainable` too can be trained and fine-tuned; what it is asked for otherwise needs
+    no training: a model that comes trained, pruned with norms estimated again.
+    """
 
 
 @runtime_checkable

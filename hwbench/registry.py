@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType, UnionType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from hwbench.errors import UserError, did_you_mean
 from hwbench.protocols import Backend, Connection, EnergyMeter, Pruner, Sampler, Workload
@@ -180,8 +180,7 @@ class Family(Generic[T, R]):
         if not isinstance(plugin, type):
             yield "has no PLUGIN", f"PLUGIN: type[{self._protocol.__name__}] = TheClass"
             return
-        promised = [n for n, f in vars(self._protocol).items() if _is_promise(n, f)]
-        absent = [name for name in promised if name not in dir(plugin)]
+        absent = [name for name in _promises(self._protocol) if name not in dir(plugin)]
         if absent:
             yield f"lacks {', '.join(absent)}", f"the methods of {self._protocol.__name__}"
 
@@ -293,8 +292,15 @@ def _places(group: str) -> Mapping[str, _Place]:
     return found
 
 
-def _is_promise(name: str, value: object) -> bool:
-    return isinstance(value, FunctionType) and not name.startswith("_")
+def _promises(protocol: type) -> list[str]:
+    """Return the methods that a protocol asks for, those of the protocols it is made of too."""
+    parts = (vars(part).items() for part in protocol.__mro__ if part is not Protocol)
+    return [
+        name
+        for part in parts
+        for name, value in part
+        if isinstance(value, FunctionType) and not name.startswith("_")
+    ]
 
 
 def _wrong_traits(traits: Traits) -> typing.Iterator[tuple[str, str]]:

@@ -13,31 +13,33 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from hwbench import conditions, files
+from hwbench import files
 from hwbench.backends import revived
 from hwbench.errors import UserError
-from hwbench.records import (
-    Candidate,
-    OnnxModel,
-    Result,
-    Study,
-    TargetProfile,
-    digest,
-    from_json,
-    to_json,
-)
-from hwbench.registry import BACKENDS
+from hwbench.records import Result, Study, digest, from_json, to_json
 
 R = TypeVar("R")
 
 FORMAT = 1
+CACHE_FORMAT = 2
+"""1 held absolute paths."""
+_INSIDE = "cache:"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[R]):
+    """Where a piece of finished work is kept (its room and content key), and its record's type."""
+
+    room: str
+    key: str
+    kind: type[R]
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Finished work by room and content key.
+    """Finished work by room and content key; its folder may be moved or mounted elsewhere.
 
     ``stamp`` is a hash of the software that did the work: another version begins anew.
     """
@@ -45,42 +47,37 @@ class Cache:
     root: Path
     stamp: str
 
-    def folder(self, room: str, key: str) -> Path:
-        """Return the folder of an entry, made or not."""
-        return self.root / self.stamp / room / key
+    @property
+    def home(self) -> Path:
+        """The folder of this version's work."""
+        return self.root / self.stamp
 
-    def find(self, room: str, key: str, kind: type[R]) -> R | None:
+    def folder(self, entry: Entry[Any]) -> Path:
+        """Return the folder of an entry, made or not."""
+        return self.home / entry.room / entry.key
+
+    def find(self, entry: Entry[R]) -> R | None:
         """Return the record of a finished entry, or None."""
-        folder = self.folder(room, key)
         try:
-            data = json.loads((folder / "record.json").read_text())
+            data = json.loads((self.folder(entry) / "record.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        # Records hold absolute paths: a cache that was moved is no longer true.
-        if data["format"] != FORMAT or data["home"] != str(folder):
+        if data["format"] != CACHE_FORMAT:
             return None
-        return from_json(kind, data["record"])
+        return from_json(entry.kind, data["record"], self._there)
 
-    def make(
-        self,
-        room: str,
-        key: str,
-        kind: type[R],
-        build: Callable[[Path], R],
-        *,
-        resume: bool = False,
-    ) -> R:
+    def make(self, entry: Entry[R], build: Callable[[Path], R], *, resume: bool = False) -> R:
         """Return the entry's record, built into its folder by `build` if it is not there yet.
 
         With `resume`, `build` finds what an interrupted one left behind; otherwise an empty
         folder. Two processes never build the same entry: the second waits for the first.
         """
-        folder = self.folder(room, key)
-        found = self.find(room, key, kind)
+        folder = self.folder(entry)
+        found = self.find(entry)
         if found is not None:
             return found
-        with files.locked(folder.parent / f"{key}.lock", wait=True):
-            found = self.find(room, key, kind)
+        with files.locked(folder.parent / f"{entry.key}.lock", wait=True):
+            found = self.find(entry)
             if found is not None:
                 return found
             with files.said(folder):
@@ -88,26 +85,24 @@ class Cache:
                     shutil.rmtree(folder)
                 folder.mkdir(parents=True, exist_ok=True)
                 record = build(folder)
-            data = {"format": FORMAT, "home": str(folder), "record": to_json(record)}
+            data = {"format": CACHE_FORMAT, "record": to_json(record, self._here)}
             files.write(folder / "record.json", json.dumps(data, indent=1))
             return record
 
-    def forget(self, room: str, key: str) -> None:
+    def forget(self, entry: Entry[Any]) -> None:
         """Drop an entry, so that it is made again; waits while somebody makes it."""
-        folder = self.folder(room, key)
-        with files.locked(folder.parent / f"{key}.lock", wait=True):
+        folder = self.folder(entry)
+        with files.locked(folder.parent / f"{entry.key}.lock", wait=True):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _here(self, path: Path) -> str:
+        """Return a path as it is kept: what lies in the cache is named from its home."""
+        inside = path.is_relative_to(self.home)
+        return f"{_INSIDE}{path.relative_to(self.home).as_posix()}" if inside else str(path)
 
-def compile_key(candidate: Candidate, target: TargetProfile, model: OnnxModel) -> str:
-    """Return the cache key of an artifact: the candidate, and what it is made from and for."""
-    # The candidate names the target; of what its file says, the ISA and the GPU decide as well.
-    decides = {"candidate": candidate.key, "isa": target.isa, "model": model.digest}
-    if target.gpu is not None:
-        decides["gpu"] = target.gpu.capability
-    if BACKENDS.traits(candidate.backend.kind).compiles == "on_target":
-        decides["compiled on"] = digest(conditions.identity()["cpu"])
-    return digest(decides)
+    def _there(self, text: str) -> Path:
+        inside = text.startswith(_INSIDE)
+        return self.home / text.removeprefix(_INSIDE) if inside else Path(text)
 
 
 @dataclass(frozen=True, slots=True)

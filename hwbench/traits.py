@@ -60,8 +60,7 @@ class BackendTraits(Traits):
     naming: tuple[str, ...] = ()
     """Options whose value names a candidate by itself wherever it is not the default.
 
-    All others are told as ``name=value`` where a recipe changes what the target says, so that two
-    candidates never share a label.
+    Others are told as ``name=value`` where two candidates of a study differ in nothing else.
     """
     max_batch: int | None = None
     """The largest batch; None: any."""

@@ -37,7 +37,7 @@ def built() -> Path:
 
 @contextlib.contextmanager
 def ours() -> Iterator[Path]:
-    """Yield the folder of the board, ours alone: tests run side by side, and it has one guest."""
+    """Yield the folder of the board, ours alone: tests run side by side, and it has one client."""
     place = built()
     with files.locked(place.parent / f".{place.name}.tests", wait=True):
         yield place

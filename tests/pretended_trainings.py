@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from hwbench import compress
-from hwbench.compress import device
+from hwbench.compress import device, training
 from hwbench.errors import StageError
-from hwbench.protocols import Workload
+from hwbench.protocols import Trainable, Workload
 from hwbench.records import CompressedModel, CompressionSpec, TrainSpec, WorkloadSpec
 from hwbench.registry import WORKLOADS
 from tests import pretend
@@ -50,13 +50,10 @@ class Watched:
     metric = "top1"
 
     def __init__(self) -> None:
-        toy: Workload = WORKLOADS.create("toy", {"train": 256, "validation": 64})
-        self.model, self.data, self.score, self._loss = (
-            toy.model,
-            toy.data,
-            toy.score,
-            toy.train_step,
-        )
+        toy = WORKLOADS.create("toy", {"train": 256, "validation": 64})
+        assert isinstance(toy, Trainable)
+        self.model, self.data, self.score = toy.model, toy.data, toy.score
+        self._loss: training.Loss = toy.train_step
         self.seen: set[str] = set()
 
     def train_step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwbench.records import PluginSpec
@@ -21,22 +21,42 @@ DOUBLE = PluginSpec("null")
 """The runtime that computes nothing, whose speed is known: what self-tests measure."""
 
 
-def named(spec: PluginSpec, offered: Mapping[str, Any] | None = None) -> PluginSpec:
-    """Return a backend with the words that tell it from others of its kind: ``bf16 graph``.
+def named(spec: PluginSpec) -> PluginSpec:
+    """Return a backend with the words that it goes by: ``bf16 graph``.
 
-    Options that its traits call naming are told by their value where it is not the default. All
-    others are told as ``name=value`` where they differ from what the target has `offered`: two
-    that differ on one target never have the same words.
+    They are the values of the options that its traits call naming, where they are no defaults.
     """
     plugin = BACKENDS.plugin(spec.kind)
     usual = {f.name: f.default for f in dataclasses.fields(plugin.options)}
     naming = plugin.traits.naming
     words = [str(spec.options[n]) for n in naming if spec.options.get(n, usual[n]) != usual[n]]
-    # Without a target to differ from, only what is always told is told.
-    there = {**usual, **(spec.options if offered is None else offered)}
-    for name in usual:
-        value = spec.options.get(name, there[name])
-        if name not in naming and value != there[name]:
+    return dataclasses.replace(spec, naming=tuple(words))
+
+
+def told_apart(
+    specs: Sequence[PluginSpec], offered: Mapping[str, Mapping[str, Any]]
+) -> tuple[PluginSpec, ...]:
+    """Return the backends of one study, named so that those that differ never share a label.
+
+    Where the words of `named` do not tell two of a kind apart, each is also told by the options in
+    which they differ, as far as it departs from what the target has `offered` (by kind).
+    """
+    found = [named(spec) for spec in specs]
+    alike: dict[str, list[PluginSpec]] = {}
+    for spec in found:
+        alike.setdefault(spec.label, []).append(spec)
+    return tuple(_told_from(spec, alike[spec.label], offered[spec.kind]) for spec in found)
+
+
+def _told_from(
+    spec: PluginSpec, alike: Sequence[PluginSpec], offered: Mapping[str, Any]
+) -> PluginSpec:
+    fields = dataclasses.fields(BACKENDS.plugin(spec.kind).options)
+    words = list(spec.naming or ())
+    for name, default in ((f.name, f.default) for f in fields):
+        there = offered.get(name, default)
+        value = spec.options.get(name, there)
+        if value != there and any(other.options.get(name, there) != value for other in alike):
             words += _told(name, value)
     return dataclasses.replace(spec, naming=tuple(words))
 

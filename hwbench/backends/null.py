@@ -46,12 +46,11 @@ class Options:
     """What the double does.
 
     ``spins``: turns of a hash in each call (about 35 ns each). ``slower``: a share of turns on
-    top (0.03: 3 % slower). ``ballast``: bytes that a session holds on to. ``fault``: what goes
-    wrong in call number ``at`` (counted from 1): ``crash`` (segmentation fault), ``die`` (killed,
-    as by a lack of memory), ``hang``,
-    ``raise``, ``exit``, ``memory`` (an allocation fails), ``print`` (megabytes on standard
-    output), ``spike`` (100 times slower, once); or at any time: ``refuse`` (does not load),
-    ``nan`` (all outputs).
+    top (0.03: 3 % slower). ``ballast``: bytes that a session holds on to. ``at``: the number of
+    the call that goes wrong, counted from 1. ``fault``: what goes wrong in it, one of ``crash``
+    (segmentation fault), ``die`` (killed, as by a lack of memory), ``hang``, ``raise``, ``exit``,
+    ``memory`` (an allocation fails), ``print`` (megabytes on standard output), ``spike`` (100
+    times slower, once); or at any time: ``refuse`` (does not load), ``nan`` (all outputs).
     """
 
     spins: int = 0

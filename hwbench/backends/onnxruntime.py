@@ -62,7 +62,7 @@ class Options:
     more, idle threads turn in a loop while they wait (faster, but burns the CPU; off by
     default). ``flush_denormals``: take numbers below 1e-38 for zero (off, they can make a CPU
     several times slower). ``provider``: ``cuda`` or ``tensorrt`` run on the GPU that the target
-    names, in an onnxruntime-gpu. ``precision``, on a GPU only: ``tf32`` lets float32 be multiplied
+    names, in an onnxruntime-gpu. ``precision``: on a GPU only; ``tf32`` lets float32 be multiplied
     short (ONNX Runtime's own default), ``fp16`` is a file converted by ONNX Runtime's tool with
     float32 inputs and outputs; TensorRT takes the file as it is, multiplies ``fp32`` as tf32 too,
     and chooses where fp16 pays. ``graph``: a CUDA graph that is replayed (``cuda`` only).
@@ -130,11 +130,12 @@ class OrtBackend:
         """Copy the ONNX file (with its external data) and write the session options."""
         if self._options.provider == "cuda" and self._options.precision == "fp16":
             _write_fp16(model, candidate, folder / "model.onnx")
-            return self._write_beside(folder)
-        shutil.copyfile(model.path, folder / "model.onnx")
-        for name in _external(model.path):
-            shutil.copyfile(model.path.parent / name, folder / name)
-        return self._write_beside(folder)
+        else:
+            shutil.copyfile(model.path, folder / "model.onnx")
+            for name in _external(model.path):
+                shutil.copyfile(model.path.parent / name, folder / name)
+        self.write_settings(folder)
+        return "model.onnx"
 
     def compile_empty(self, target: TargetProfile, folder: Path) -> str:
         """Write a model of one ``Identity``."""
@@ -146,7 +147,8 @@ class OrtBackend:
         graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", [x], [y])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.save(model, str(folder / "model.onnx"))
-        return self._write_beside(folder)
+        self.write_settings(folder)
+        return "model.onnx"
 
     def load(self, artifact: Path, threads: int) -> Session:
         """Return a session with the options that were shipped with the artifact."""
@@ -211,7 +213,8 @@ class OrtBackend:
             ],
         )
 
-    def _write_beside(self, folder: Path) -> str:
+    def write_settings(self, folder: Path) -> None:
+        """Write how a session is made beside the artifact: `load` and the script read it."""
         entries = {
             "session.set_denormal_as_zero": str(int(self._options.flush_denormals)),
             "session.intra_op.allow_spinning": str(int(self._options.spin)),
@@ -223,7 +226,6 @@ class OrtBackend:
             "entries": entries,
         }
         (folder / _BESIDE).write_text(json.dumps(data, indent=1))
-        return "model.onnx"
 
 
 def _write_fp16(model: OnnxModel, candidate: Candidate, path: Path) -> None:

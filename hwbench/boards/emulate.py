@@ -40,9 +40,9 @@ def emulate(folder: Path, backends: Sequence[str]) -> bool:
     Raises `TargetError` when a tool is missing or apt or pip fail.
     """
     key = digest({"made by": file_digest(Path(__file__)), "wheels": wheels.pins(backends)})
-    stamp = folder / "built"
+    marker = folder / "built"
     with files.locked(folder.parent / f".{folder.name}.lock", wait=True):
-        if stamp.exists() and stamp.read_text() == key:
+        if marker.exists() and marker.read_text() == key:
             return False
         _demand("apt-get", "dpkg-deb", "tar", "unshare")
         shutil.rmtree(folder, ignore_errors=True)
@@ -52,11 +52,11 @@ def emulate(folder: Path, backends: Sequence[str]) -> bool:
         site = root / "opt/hwbench"
         wheels.unpack(wheels.pins(backends), site, "aarch64", "3.11", "2.36")
         wheels.unpack([BROKEN], root / "opt/broken", "aarch64", "3.11", "2.36")
-        _furnish(root)
+        _provision(root)
         facade(root)
         _precompile(root)
         shutil.rmtree(folder / "apt")
-        files.write(stamp, key)
+        files.write(marker, key)
     return True
 
 
@@ -105,15 +105,15 @@ def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> N
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise TargetError(
-            f"{command[0]} failed: {(said or ['it said nothing'])[-1][:300]}",
+            f"{command[0]} failed: {(lines or ['it said nothing'])[-1][:300]}",
             where="emulated board",
             mend="a Debian mirror must be reachable (HWBENCH_DEBIAN_MIRROR names another one)",
         )
 
 
-def _furnish(root: Path) -> None:
+def _provision(root: Path) -> None:
     """Write the few files that a board has and packages do not bring: users, sshd, odd Pythons."""
     (root / "etc/passwd").write_text(
         "root:x:0:0::/root:/bin/sh\npi:x:1000:1000::/home/pi:/bin/bash\n"

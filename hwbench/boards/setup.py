@@ -17,7 +17,7 @@ from hwbench.registry import CONNECTIONS
 
 Show = Callable[[str], None]
 _PYTHON = (3, 11)
-_PATIENCE = 600.0
+_REPLY_TIMEOUT = 600.0
 
 _LOOK = """
 import json, platform, sys
@@ -95,10 +95,10 @@ def _set_up(target: TargetProfile, board: Connection, scratch: Path, show: Show)
 
 
 def _check(target: TargetProfile, what: Mapping[str, Any]) -> None:
-    found, expected = what["machine"], target.isa
-    if what["bits"] != 64 or found != expected:
+    machine, expected = what["machine"], target.isa
+    if what["bits"] != 64 or machine != expected:
         raise TargetError(
-            f"it is {found} with a {what['bits']}-bit Python",
+            f"it is {machine} with a {what['bits']}-bit Python",
             where=target.name,
             expected=f"{expected}, 64-bit",
             mend="install the 64-bit system (Raspberry Pi OS 64-bit), or choose another target",
@@ -120,11 +120,11 @@ def _ask(board: Connection, script: str, scratch: Path, *arguments: str) -> dict
     with (scratch / "log").open("w+b") as log:
         channel = board.start([place, *arguments], log)
         try:
-            found: dict[str, Any] = json.loads(channel.receive(_PATIENCE))
+            answer: dict[str, Any] = json.loads(channel.receive(_REPLY_TIMEOUT))
         except TargetError as error:
             log.seek(0)
-            said = (log.read().decode(errors="replace").strip().splitlines() or [""])[-1]
-            raise TargetError(f"{error.what}: {said[:300]}", where=error.where) from error
+            last_line = (log.read().decode(errors="replace").strip().splitlines() or [""])[-1]
+            raise TargetError(f"{error.what}: {last_line[:300]}", where=error.where) from error
         finally:
             channel.close()
-    return found
+    return answer

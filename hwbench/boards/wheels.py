@@ -62,10 +62,10 @@ def unpack(
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise UserError(
             f"no wheels for {machine}, Python {python}, glibc {glibc}: "
-            f"{(said or [done.stderr.strip()])[-1][:300]}",
+            f"{(errors or [done.stderr.strip()])[-1][:300]}",
             expected=", ".join(requirements),
             mend="use another Python on the board (option python of the connection), or leave "
             "the backend out of the target",

@@ -15,7 +15,7 @@ from hwbench.errors import Exit
 from hwbench.records import Plan, Recipe, to_json
 
 app = typer.Typer()
-_DEFAULT = studies.Place()
+_DEFAULT = studies.Workspace()
 
 
 @app.command()
@@ -40,9 +40,9 @@ def budget(
     """
     asked = config.load_recipe(recipe, overrides or ())
     seconds = units.parse(limit, "s", where="--max") if limit else _goal(asked)
-    place = studies.Place(reports, cache, jobs)
+    workspace = studies.Workspace(reports, cache, jobs)
     with screen.progress(quiet=as_json) as show:
-        found = studies.fit(asked, config.load_target(target), backend, seconds, place, show)
+        found = studies.fit(asked, config.load_target(target), backend, seconds, workspace, show)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
     else:

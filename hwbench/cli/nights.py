@@ -24,7 +24,7 @@ app.add_typer(pins, name="baseline")
 
 Why = Annotated[str, typer.Option(help="the reason, for whoever reads the reports")]
 Who = Annotated[str, typer.Option(help="who decides this; the name of the account if absent")]
-_DEFAULT = studies.Place()
+_DEFAULT = studies.Workspace()
 
 
 @app.command(name="nightly")
@@ -47,9 +47,9 @@ def nightly_(
     wanted = config.load_nightly(plan)
     recipes = [config.load_recipe(name) for name in wanted.recipes]
     targets = [config.load_target(name) for name in wanted.targets]
-    place = studies.Place(reports, cache, jobs)
+    workspace = studies.Workspace(reports, cache, jobs)
     with screen.progress(as_json) as show:
-        outcome = nightly.run(wanted, recipes, targets, place, show)
+        outcome = nightly.run(wanted, recipes, targets, workspace, show)
     night = outcome.night
     if as_json:
         found = {"verdict": report.verdict(night), "exit": int(outcome.exit_code)}
@@ -81,14 +81,14 @@ def set_(
 
     Exit 3: the device cannot be used, or its session is not to be trusted.
     """
-    place = studies.Place(reports, cache, jobs)
+    workspace = studies.Workspace(reports, cache, jobs)
     wanted = config.load_recipe(recipe), config.load_target(target)
     for pin in nightly.pinned(reports) if if_none else ():
         if (pin.recipe, pin.target) == (wanted[0].name, wanted[1].name):
             _say(pin, as_json)
             return Exit.FINE
     with screen.progress(as_json) as show:
-        pin = nightly.set_baseline(*wanted, place, why, who, show)
+        pin = nightly.set_baseline(*wanted, workspace, why, who, show)
     _say(pin, as_json)
     return Exit.FINE
 

@@ -45,7 +45,7 @@ def predict(
             "backend": one.backend,
             "latency (predicted)": units.describe(one.latency),
             "band": _band(one),
-            "MACs (static)": units.text(one.macs, "count"),
+            "MACs (static)": "n/a" if one.macs is None else units.text(one.macs, "count"),
         }
         for one in found
     ]

@@ -22,10 +22,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hwbench import report, units
+from hwbench import report, studies, units
 from hwbench.errors import HwbenchError
 from hwbench.records import Source, Study
-from hwbench.studies import PHASES, Show
+from hwbench.studies import PHASES
 
 # A log or a pipe has no width of its own; tables are wide.
 err = Console(stderr=True)
@@ -54,7 +54,7 @@ def complain(error: HwbenchError) -> None:
 
 
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Show]:
+def progress(quiet: bool) -> Iterator[studies.Progress]:
     """Yield what to call with progress: bars on a terminal, now and then a line elsewhere."""
     if quiet:
         yield lambda phase, share, label: None
@@ -66,7 +66,7 @@ def progress(quiet: bool) -> Iterator[Show]:
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Show]:
+def _bars() -> Iterator[studies.Progress]:
     columns = (
         TextColumn("{task.description:26}"),
         BarColumn(bar_width=30),

@@ -15,7 +15,7 @@ from hwbench.errors import Exit, UserError
 from hwbench.records import to_json
 
 app = typer.Typer()
-_DEFAULT = studies.Place()
+_DEFAULT = studies.Workspace()
 
 
 @app.command()
@@ -46,9 +46,9 @@ def sensitivity(
         rows = tuple(dataclasses.replace(m, sparsities=(sparsity,)) for m in asked.methods)
         asked = dataclasses.replace(asked, methods=rows)
     asked = dataclasses.replace(asked, sensitivity=True)
-    place = studies.Place(reports, cache, jobs, patience=patience)
+    workspace = studies.Workspace(reports, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        found, notes = studies.sense(asked, config.load_target(target), place, show)
+        found, notes = studies.sense(asked, config.load_target(target), workspace, show)
     if as_json:
         print(json.dumps({"sensitivity": to_json(found), "notes": notes}, indent=2))
         return Exit.FINE

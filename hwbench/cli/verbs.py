@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import hwbench
-from hwbench import config, registry, store, studies, units
-from hwbench.cli import boards, budgeting, measuring, nights, predicting, screen, sensing, starter
+from hwbench import config, store, studies, units
+from hwbench.cli import (
+    boards,
+    budgeting,
+    listing,
+    measuring,
+    nights,
+    predicting,
+    screen,
+    sensing,
+    starter,
+)
 from hwbench.cli.options import (
     AsJson,
     CacheRoot,
@@ -39,10 +49,11 @@ app.add_typer(sensing.app)
 app.add_typer(boards.app)
 app.add_typer(nights.app)
 app.add_typer(predicting.app)
+app.add_typer(listing.app)
 
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder")]
 
-_DEFAULT = studies.Place()
+_DEFAULT = studies.Workspace()
 _LATEST = _DEFAULT.reports / "latest"
 
 
@@ -90,12 +101,12 @@ def bench(
     if dry_run:
         plan(recipe, target, host, overrides, reports, cache, jobs, as_json)
         return Exit.FINE
-    place = studies.Place(reports, cache, jobs, fresh, patience)
+    workspace = studies.Workspace(reports, cache, jobs, fresh, patience)
     asked = _read(recipe, target, host, overrides)
     if studies.is_absent(asked[1]):
         screen.err.print(studies.first_line(asked[1]), soft_wrap=True, markup=False)
     with screen.progress(quiet=as_json) as show:
-        outcome = studies.bench(*asked, place, show)
+        outcome = studies.bench(*asked, workspace, show)
     return _told(outcome, target, as_json)
 
 
@@ -138,9 +149,9 @@ def pack(
     unpack` it.
     """
     folder = to or Path("parcels") / f"{Path(recipe).stem}-{Path(target).stem}"
-    place = studies.Place(_DEFAULT.reports, cache, jobs, patience=patience)
+    workspace = studies.Workspace(_DEFAULT.reports, cache, jobs, patience=patience)
     with screen.progress(quiet=as_json) as show:
-        packed = studies.pack(*_read(recipe, target, "", overrides), place, show, folder)
+        packed = studies.pack(*_read(recipe, target, "", overrides), workspace, show, folder)
     if as_json:
         print(
             json.dumps(
@@ -179,9 +190,9 @@ def unpack(
 
     Exit codes are those of bench. Nothing is measured here.
     """
-    place = studies.Place(reports, cache, jobs)
+    workspace = studies.Workspace(reports, cache, jobs)
     with screen.progress(quiet=as_json) as show:
-        outcome = studies.unpack(folder, place, show)
+        outcome = studies.unpack(folder, workspace, show)
     return _told(outcome, "the device it was measured on", as_json)
 
 
@@ -197,8 +208,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a bench would do: candidates, trainings, files, time. Does nothing."""
-    place = studies.Place(reports, cache, jobs)
-    found = studies.forecast(*_read(recipe, target, host, overrides), place)
+    workspace = studies.Workspace(reports, cache, jobs)
+    found = studies.forecast(*_read(recipe, target, host, overrides), workspace)
     if as_json:
         print(json.dumps(to_json(found), indent=2))
         return
@@ -236,35 +247,6 @@ def targets(as_json: AsJson = False) -> None:
         for p in profiles
     ]
     screen.table("targets/", rows)
-
-
-@app.command(name="list")
-def list_(reports: Reports = _DEFAULT.reports, as_json: AsJson = False) -> None:
-    """List the finished runs, the recipes, and the plug-ins with what each still needs."""
-    runs = list(map(_run_row, store.runs(reports)))
-    plugins = {g: {n: f.lacking(n) for n in f.kinds()} for g, f in registry.FAMILIES.items()}
-    if as_json:
-        found: dict[str, Any] = {
-            "runs": runs,
-            "recipes": config.known("recipes"),
-            "plugins": plugins,
-        }
-        print(json.dumps(found, indent=2))
-        return
-    screen.table(f"runs: {len(runs)}", runs)
-    screen.out.print(f"recipes: {', '.join(config.known('recipes'))}")
-    for group, members in plugins.items():
-        words = [f"{n} (needs {', '.join(lack)})" if lack else n for n, lack in members.items()]
-        screen.out.print(f"{group}: {', '.join(words)}")
-
-
-def _run_row(folder: Path) -> dict[str, str]:
-    try:
-        study = store.read_study(folder)
-    except UserError as error:
-        # One folder from a newer hwbench must not hide the others.
-        return {"run": str(folder), "started": "", "decision": f"cannot be read: {error.what}"}
-    return {"run": str(folder), "started": study.started, "decision": study.decision.reason}
 
 
 @app.command()
@@ -309,7 +291,7 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         what = "is not empty" if to.is_dir() else "is a file"
         raise UserError(what, where=str(to), mend="name a new folder")
-    for path in studies.export(run, candidate, to, studies.Place(cache=cache)):
+    for path in studies.export(run, candidate, to, studies.Workspace(cache=cache)):
         screen.out.print(str(path), soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwbench.compress.training import first_of
+from hwbench.compress.training import first_of, loss_by
 from hwbench.protocols import Workload
 
 if TYPE_CHECKING:
@@ -22,12 +22,13 @@ def taught(workload: Workload, teacher: nn.Module, share: float, temperature: fl
     square of the difference.
     """
     teacher.eval()
+    own_loss = loss_by(workload)
 
     def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         seen: list[tuple[tuple[object, ...], object]] = []
         handle = model.register_forward_hook(lambda _, given, out: seen.append((given, out)))
         try:
-            own = workload.train_step(model, inputs, labels)
+            own = own_loss(model, inputs, labels)
         finally:
             handle.remove()
         far = [_distance(teacher, *call, workload.metric, temperature) for call in seen]

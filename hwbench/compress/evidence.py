@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwbench.compress import device
-from hwbench.compress.training import answer, refuse_divergence, seeded
+from hwbench.compress.training import answer, loss_by, refuse_divergence, seeded
 from hwbench.protocols import Workload
 from hwbench.pruners._layers import WeightedLayer, evaluating, weighted_layers
 
@@ -150,7 +150,7 @@ def _gradients(
     for index in range(count):
         chosen = torch.arange(index * size, (index + 1) * size) % len(samples)
         model.zero_grad(set_to_none=True)
-        loss = workload.train_step(model, *samples.batch(chosen))
+        loss = loss_by(workload)(model, *samples.batch(chosen))
         refuse_divergence(loss, index, count, spec.train)
         loss.backward()  # type: ignore[no-untyped-call]
         yield

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hwbench import cuda
 from hwbench.compress import device
 from hwbench.errors import StageError
-from hwbench.protocols import Split, Workload
+from hwbench.protocols import Split, Trainable, Workload
 from hwbench.records import TrainSpec
 
 if TYPE_CHECKING:
@@ -61,6 +61,18 @@ def one_cycle(step: float, total: float, train: TrainSpec) -> float:
     return train.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1e-9)))
 
 
+def loss_by(workload: Workload) -> Loss:
+    """Return the workload's own loss; raises `StageError` for one that cannot be trained."""
+    if isinstance(workload, Trainable):
+        return workload.train_step
+    raise StageError(
+        "compress",
+        "the workload cannot be trained: it has no train_step",
+        expected="train: {epochs: 0}, recover: {epochs: 0}, and a criterion that needs no gradient",
+        mend="give it a train_step(model, inputs, labels) that returns the loss of a batch",
+    )
+
+
 def fit(
     model: nn.Module,
     workload: Workload,
@@ -87,7 +99,7 @@ def fit(
     per_epoch = math.ceil(len(samples) / train.batch)
     total = train.epochs * per_epoch
     first, last = round(start * total), round(stop * total)
-    loss_of = loss_of or workload.train_step
+    loss_of = loss_of or loss_by(workload)
     parameters = dict(model.named_parameters())
     held = [(parameters[name], mask.to(where)) for name, mask in masks.items()]
     optimizer = torch.optim.SGD(

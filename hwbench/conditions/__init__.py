@@ -1,4 +1,4 @@
-"""Under which circumstances something is measured: what the device is, runs, and feels like.
+"""Under which circumstances something is measured: what the device is, runs, and its state.
 
 Runs on the device with the standard library alone. Everything is read below a `root`, so that a
 recorded tree can stand in for a device that is not here; it may feed parsers, never a result.
@@ -62,14 +62,14 @@ def read(root: Path = ROOT, gpu: str = "", wheels: Sequence[str] = ()) -> Condit
     that reads. `gpu` names one to read as well (a UUID, a number, or ``any`` for the only one),
     `wheels` the distributions that decide what an artifact runs on, besides numpy.
     """
-    found = Conditions(identity(root), software(root, wheels), state(root))
+    host = Conditions(identity(root), software(root, wheels), state(root))
     if not gpu:
-        return found
-    device, driver, feeling = nvml.read(gpu)
+        return host
+    device, driver, gpu_state = nvml.read(gpu)
     return Conditions(
-        {**found.identity, "gpu": device},
-        {**found.software, **driver},
-        {**found.state, **feeling},
+        {**host.identity, "gpu": device},
+        {**host.software, **driver},
+        {**host.state, **gpu_state},
     )
 
 
@@ -103,12 +103,12 @@ def software(root: Path = ROOT, wheels: Sequence[str] = ()) -> dict[str, Any]:
         "microcode": microcode[1] if microcode else None,
         "libc": " ".join(platform.libc_ver()).strip() or None,
         "python": platform.python_version(),
-        "wheels": {name: found for name in named if (found := _version(name))},
+        "wheels": {name: version for name in named if (version := _version(name))},
     }
 
 
 def state(root: Path = ROOT, gpu: str = "") -> dict[str, Any]:
-    """Return how the device feels now: cheap enough for before and after every visit.
+    """Return the state of the device now: cheap enough for before and after every visit.
 
     ``utc`` is the device's own clock (ISO 8601), frequencies in Hz, the temperature in °C (of the
     hottest zone), counters in seconds or pages since boot, memory in bytes. ``throttled`` holds
@@ -169,8 +169,8 @@ def emulated(
         if family and other and family != other:
             return f"this process is {family} code, {origin} is {other}"
     for maps in ("proc/self/smaps", "proc/thread-self/maps"):
-        if found := re.search(r"/(qemu-[a-z0-9_-]+)\b", _text(root, maps)):
-            return f"{found[1]} is mapped into this process"
+        if emulator := re.search(r"/(qemu-[a-z0-9_-]+)\b", _text(root, maps)):
+            return f"{emulator[1]} is mapped into this process"
     return ""
 
 
@@ -211,12 +211,12 @@ def _board(root: Path) -> str | None:
 
 def _caches(root: Path) -> list[str]:
     """Return ``L1 Data 32K`` and so on of the first core."""
-    found = []
+    caches = []
     for folder in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = (_line(folder, name) for name in ("level", "type", "size"))
         if level and kind and size:
-            found.append(f"L{level} {kind} {size}")
-    return found
+            caches.append(f"L{level} {kind} {size}")
+    return caches
 
 
 def _gpus(root: Path) -> list[str]:
@@ -238,8 +238,10 @@ def _frequencies(root: Path) -> dict[str, Any]:
         if (text := _text(p.parent, p.name).strip()).isdigit()
     ]
     if not clocks:
-        found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _text(root, "proc/cpuinfo"), re.MULTILINE)
-        clocks = [float(mhz) * 1e6 for mhz in found]
+        megahertz = re.findall(
+            r"^cpu MHz\s*:\s*([\d.]+)$", _text(root, "proc/cpuinfo"), re.MULTILINE
+        )
+        clocks = [float(mhz) * 1e6 for mhz in megahertz]
     limits = [
         float(text) * 1000.0
         for p in folder.glob("cpu[0-9]*/cpufreq/scaling_max_freq")
@@ -280,14 +282,17 @@ def _throttled(root: Path) -> int | None:
 def _cgroup(root: Path) -> dict[str, float | None]:
     """The quota (in cores) of this process's cgroup, and seconds that it was held back by it."""
     cgroups = _text(root, "proc/self/cgroup")
-    own = re.search(r"^0::/(\S*)$", cgroups, re.MULTILINE)
-    old = re.search(r"^\d+:(?:\w+,)*cpu(?:,\w+)*:/(\S*)$", cgroups, re.MULTILINE)
+    unified = re.search(r"^0::/(\S*)$", cgroups, re.MULTILINE)
+    legacy = re.search(r"^\d+:(?:\w+,)*cpu(?:,\w+)*:/(\S*)$", cgroups, re.MULTILINE)
     top = "sys/fs/cgroup"
-    for folder in (f"{top}/{own[1]}" if own else top, top):  # in a container its own is the top
+    for folder in (
+        f"{top}/{unified[1]}" if unified else top,
+        top,
+    ):  # in a container its own is the top
         if quota := _text(root, f"{folder}/cpu.max"):
             held = parse_held(_text(root, f"{folder}/cpu.stat"))
             return {"cgroup_cores": parse_cpu_max(quota), "cgroup_throttled": held}
-    for folder in (f"{top}/cpu/{old[1]}" if old else f"{top}/cpu", f"{top}/cpu"):  # cgroup 1
+    for folder in (f"{top}/cpu/{legacy[1]}" if legacy else f"{top}/cpu", f"{top}/cpu"):  # cgroup 1
         if old_quota := _line(root, f"{folder}/cpu.cfs_quota_us"):
             period = _line(root, f"{folder}/cpu.cfs_period_us") or "100000"
             limit = f"max {period}" if old_quota == "-1" else f"{old_quota} {period}"

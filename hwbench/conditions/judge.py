@@ -24,15 +24,15 @@ _STEAL_SECONDS = 0.05  # the kernel counts in steps of 10 ms: less says nothing 
 
 def differences(one: Conditions, other: Conditions) -> tuple[str, ...]:
     """Return in words what differs in identity or software; empty: they may be compared."""
-    found = []
+    changes = []
     for ring in ("identity", "software"):
         a, b = _flat(getattr(one, ring)), _flat(getattr(other, ring))
-        found += [
+        changes += [
             f"{ring} {key}: {a.get(key)} became {b.get(key)}"
             for key in sorted(a.keys() | b.keys())
             if a.get(key) != b.get(key)
         ]
-    return tuple(found)
+    return tuple(changes)
 
 
 def taint(

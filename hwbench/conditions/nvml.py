@@ -74,7 +74,7 @@ class Gpu:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return the clock, what slows it, the temperature, free memory and who else is there."""
+        """Return the clock, what slows it, the temperature, free memory and its processes."""
         return {
             "gpu_clock": self._number("nvmlDeviceGetClockInfo", ctypes.c_uint, _SM) * 1e6,
             "gpu_slowed": self._number(
@@ -103,12 +103,12 @@ class Gpu:
     def processes(self) -> dict[int, int]:
         """Return the memory of every computing process by its id, as the host counts ids."""
         count = ctypes.c_uint(_MOST_PROCESSES)
-        found = (_Process * _MOST_PROCESSES)()
+        entries = (_Process * _MOST_PROCESSES)()
         call = self._library.nvmlDeviceGetComputeRunningProcesses_v3
-        status = call(self._handle, ctypes.byref(count), found)
+        status = call(self._handle, ctypes.byref(count), entries)
         if status != _TOO_SMALL:
             _check(self._library, status)
-        return {int(p.pid): int(p.memory) for p in found[: min(count.value, _MOST_PROCESSES)]}
+        return {int(p.pid): int(p.memory) for p in entries[: min(count.value, _MOST_PROCESSES)]}
 
     def _mig(self) -> bool:
         now, later = ctypes.c_uint(), ctypes.c_uint()

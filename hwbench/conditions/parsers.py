@@ -51,8 +51,8 @@ def parse_stat(text: str, ticks: int) -> dict[str, float | None]:
 
     Busy is all that is neither idle nor waiting for a disk; it includes what was stolen.
     """
-    found = re.search(r"^cpu +([\d ]+)$", text, re.MULTILINE)
-    fields = [int(word) / ticks for word in found[1].split()] if found else []
+    line = re.search(r"^cpu +([\d ]+)$", text, re.MULTILINE)
+    fields = [int(word) / ticks for word in line[1].split()] if line else []
     if len(fields) < 8:
         return dict.fromkeys(("cpu_total", "cpu_busy", "steal", "iowait"))
     total = sum(fields[:8])  # guest time, the last two fields, is in user and nice already

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 import hwbench
 from hwbench.config import door, hosts
+from hwbench.config.catalogue import described, kinds, plugin_kinds
 from hwbench.config.measure import MeasureTable
 from hwbench.config.nightly import PREFIX, NightlyFile
 from hwbench.config.nightly import build as build_nightly
@@ -25,6 +26,21 @@ from hwbench.config.target import TargetFile
 from hwbench.config.target import build as build_target
 from hwbench.errors import UserError, did_you_mean
 from hwbench.records import Goal, MeasureSpec, NightlyPlan, Recipe, TargetProfile
+
+__all__ = [
+    "FILES",
+    "described",
+    "goals",
+    "kinds",
+    "known",
+    "load_nightly",
+    "load_recipe",
+    "load_target",
+    "plugin_kinds",
+    "policy",
+    "remember_host",
+    "schema",
+]
 
 FILES: dict[str, type[BaseModel]] = {
     "recipe": RecipeFile,

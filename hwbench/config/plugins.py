@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from hwbench.config import door
+from hwbench.config.catalogue import option_docs
 from hwbench.errors import UserError
 from hwbench.records import PluginSpec, file_digest
 from hwbench.registry import Family
@@ -27,14 +28,16 @@ _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 def options_model(family: AnyFamily, name: str, tagged: bool) -> type[BaseModel]:
     """Return the model of a plug-in's options, with a ``kind`` in front when `tagged`."""
     options = family.plugin(name).options
-    hints = typing.get_type_hints(options)
+    hints, docs = typing.get_type_hints(options), option_docs(options)
     fields: dict[str, Any] = {"kind": (Literal[name], ...)} if tagged else {}
     for field in dataclasses.fields(options):
-        default: Any = ...
+        doc = docs.get(field.name)
         if field.default is not dataclasses.MISSING:
-            default = field.default
+            default = Field(field.default, description=doc)
         elif field.default_factory is not dataclasses.MISSING:
-            default = Field(default_factory=field.default_factory)
+            default = Field(default_factory=field.default_factory, description=doc)
+        else:
+            default = Field(description=doc)
         kind = hints[field.name]
         if kind is Path or typing.get_origin(kind) is tuple:
             # YAML has no paths and no tuples: read them from strings and lists.

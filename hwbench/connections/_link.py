@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwbench.connections import _keeper
+from hwbench.connections import _session_daemon
 from hwbench.connections._lines import EndedError, next_bytes, next_line
 from hwbench.errors import HwbenchError, TargetError, UserError
 
@@ -35,8 +35,8 @@ _BOOT = (
     "n=int(sys.argv[1])\n"
     "s=b''\n"
     "while len(s)<n:s+=os.read(0,n-len(s))\n"
-    "g={'__name__':'keeper'}\n"
-    "exec(compile(s,'keeper','exec'),g)\n"
+    "g={'__name__':'daemon'}\n"
+    "exec(compile(s,'daemon','exec'),g)\n"
     "import json\n"
     "g['main'](json.loads(sys.argv[2]))\n"
 )
@@ -73,7 +73,7 @@ def checked_host(host: str) -> str:
 
 
 def command(
-    host: str, remote: Sequence[str], *, port: int, config: str, patience: int
+    host: str, remote: Sequence[str], *, port: int, config: str, connect_timeout: int
 ) -> list[str]:
     """Return the ssh command that runs `remote` there, every word of it quoted."""
     words = ["ssh", "-T"]
@@ -81,16 +81,16 @@ def command(
         words += ["-F", config]
     if port:
         words += ["-p", str(port)]
-    for name, value in {**_OPTIONS, "ConnectTimeout": str(patience)}.items():
+    for name, value in {**_OPTIONS, "ConnectTimeout": str(connect_timeout)}.items():
         words += ["-o", f"{name}={value}"]
     return [*words, "--", checked_host(host), shlex.join(remote)]
 
 
 class Link:
-    """A bridge to the keeper of a session, for as long as the line holds."""
+    """A bridge to the daemon of a session, for as long as the line holds."""
 
     def __init__(self, ssh: Sequence[str], host: str) -> None:
-        """Start ssh with the keeper's source and what is asked of it as its remote command."""
+        """Start ssh with the daemon's source and what is asked of it as its remote command."""
         self.greeting: Mapping[str, Any] = {}
         self._host = host
         self._buffer = bytearray()
@@ -133,7 +133,7 @@ class Link:
         """Return the next frame; raises `EndedError` at the end, `TargetError` after `timeout`."""
         line = next_line(self._output.fileno(), self._buffer, timeout, self._host)
         try:
-            found: dict[str, Any] = json.loads(line)
+            frame: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError as error:
             raise TargetError(
                 f"the board's login shell says {line[:80]!r}",
@@ -142,14 +142,14 @@ class Link:
                 mend="make its start-up files (.bashrc, .profile) quiet for shells without a "
                 "terminal",
             ) from error
-        return found
+        return frame
 
     def body(self, size: int, timeout: float) -> Iterator[bytes]:
         """Yield the bytes that belong to a frame."""
         return next_bytes(self._output.fileno(), self._buffer, size, timeout, self._host)
 
     def close(self) -> None:
-        """End ssh; the keeper goes on until it is told otherwise, or nobody comes back."""
+        """End ssh; the daemon goes on until it is told otherwise, or nobody comes back."""
         with contextlib.suppress(OSError, ValueError):
             self._input.close()
         with contextlib.suppress(ProcessLookupError):
@@ -165,10 +165,10 @@ class Link:
         except subprocess.TimeoutExpired:
             return TargetError("the line is silent", where=self._host)
         self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip()
-        what = (said.splitlines() or ["it said nothing"])[-1][:300]
+        output = self._errors.read().decode(errors="replace").strip()
+        what = (output.splitlines() or ["it said nothing"])[-1][:300]
         name = self._host.rpartition("@")[2]
-        mend = next((m for sign, m in _MENDS if sign in said.lower()), "try by hand: ssh {host}")
+        mend = next((m for sign, m in _MENDS if sign in output.lower()), "try by hand: ssh {host}")
         return TargetError(
             f"it cannot be reached by ssh: {what}",
             where=self._host,
@@ -176,24 +176,24 @@ class Link:
         )
 
 
-def bridge(ssh: Mapping[str, Any], python: str, asked: Mapping[str, Any], timeout: float) -> Link:
-    """Return a link to a session's keeper, which is started if ``create`` is asked.
+def bridge(ssh: Mapping[str, Any], python: str, request: Mapping[str, Any], timeout: float) -> Link:
+    """Return a link to a session's daemon, which is started if ``create`` is asked.
 
     ``ssh`` holds the arguments of `command`. Raises `TargetError` when there is no way there, the
     board is taken, or the session is gone.
     """
-    source = Path(_keeper.__file__).read_bytes()
-    remote = [python, "-I", "-S", "-c", _BOOT, str(len(source)), json.dumps(asked)]
+    source = Path(_session_daemon.__file__).read_bytes()
+    remote = [python, "-I", "-S", "-c", _BOOT, str(len(source)), json.dumps(request)]
     host = ssh["host"]
     link = Link(command(remote=remote, **ssh), host)
     try:
         link.write(source)
-        link.send({"do": "hello", "heard": asked["heard"]})
+        link.send({"do": "hello", "heard": request["heard"]})
         answer = link.receive(timeout)
     except EndedError as error:
-        found = link.obituary()
+        failure = link.obituary()
         link.close()
-        raise found from error
+        raise failure from error
     except HwbenchError:
         link.close()
         raise
@@ -211,7 +211,7 @@ def _refusal(answer: Mapping[str, Any], host: str) -> TargetError:
         return TargetError(
             f"it is in use by {who} since {since}",
             where=host,
-            expected="one guest at a time: two would disturb each other's times",
+            expected="one client at a time: two would disturb each other's times",
             mend="wait until that session ends, then give the same command again",
         )
     if "lost" in answer:

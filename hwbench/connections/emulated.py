@@ -48,6 +48,11 @@ def is_built() -> bool:
     return _board.is_built(folder())
 
 
+def made_of() -> str:
+    """Return what the emulated board here was built from, as a hash; empty: there is none."""
+    return (folder() / "built").read_text().strip() if is_built() else ""
+
+
 class EmulatedConnection:
     """A session on a board that is switched on for it, unless it runs already."""
 

@@ -1,6 +1,6 @@
 """A board reached by OpenSSH: the user's own configuration, keys and known hosts, nothing else.
 
-One ssh process carries one session. On the board a keeper (`hwbench.connections._keeper`) holds
+One ssh process carries one session. On the board a session daemon (`_session_daemon.py`) holds
 the lease, takes files in by the hash of their content, runs the worker and writes down what it
 says, so that a cut line is only a pause: we connect again and hear what was missed.
 """
@@ -79,14 +79,14 @@ class SshConnection:
 
     def put(self, source: Path, name: str) -> str:
         """Copy a file or a folder, if the board does not have its content already."""
-        found = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-        sums = {path: _sum(path) for path in found}
+        paths = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+        sums = {path: _sum(path) for path in paths}
         lacks = self._ask({"do": "lacks", "sums": sorted(set(sums.values()))})["lacks"]
-        for path in {sums[p]: p for p in found if sums[p] in lacks}.values():
+        for path in {sums[p]: p for p in paths if sums[p] in lacks}.values():
             self._send_file(path, sums[path])
         placed = {
             name if path == source else f"{name}/{path.relative_to(source).as_posix()}": sums[path]
-            for path in found
+            for path in paths
         }
         self._ask({"do": "place", "files": placed})
         assert self._place is not None
@@ -110,7 +110,7 @@ class SshConnection:
         """End what runs there, remove the session's folder, give the lease back."""
         if self._link is None:
             return
-        # Without a line the keeper ends by itself when nobody comes back.
+        # Without a line the daemon ends by itself when nobody comes back.
         with contextlib.suppress(TargetError):
             self._link.send({"do": "bye"})
             while "stopped" not in self._frame(_GOODBYE):
@@ -240,7 +240,7 @@ class SshConnection:
 
     def _bridge(self, *, create: bool) -> Link:
         options = self._options
-        asked = {
+        request = {
             "session": self._session,
             "create": create,
             "folder": options.folder,
@@ -251,7 +251,10 @@ class SshConnection:
         }
         ssh = {"host": self._host, "port": options.port, "config": options.config}
         return bridge(
-            {**ssh, "patience": options.patience}, options.python or "python3", asked, _REPLY
+            {**ssh, "connect_timeout": options.patience},
+            options.python or "python3",
+            request,
+            _REPLY,
         )
 
 

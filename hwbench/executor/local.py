@@ -1,4 +1,4 @@
-"""A crew of hands: child processes that work in parallel and may die without taking us along."""
+"""Jobs in child processes: they work in parallel and may die without taking us along."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from hwbench import files
 from hwbench.errors import StageError, UserError
-from hwbench.executor.jobs import ANSWERS, Answer, Job
-from hwbench.records import Failure, from_json, to_json
+from hwbench.executor.base import Heard, Job, silent
+from hwbench.executor.process import told
+from hwbench.records import Failure, from_json
+from hwbench.store import Cache, Entry
 
+A = TypeVar("A")
 _BLINK = 1.0
 _LOG_BYTES = 8 << 20
 _CUT = b"[what was printed before was more than 8 MB and is cut]\n"
-Heard = Callable[[Job, float], None]
+_Work = tuple[Job[Any], Entry[Any], Heard, "Future[Any]"]
 
 
-class Crew:
-    """Hands that take jobs from one queue; use as a context manager.
+class LocalExecutor:
+    """Child processes that take jobs from one queue; use as a context manager."""
 
-    `submit` returns a future of the job's answers. A job that fails raises `StageError` from
-    its future, a mistake of the user's `UserError`.
-    """
+    def __init__(self, cache: Cache, size: int, logs: Path, silence: float) -> None:
+        """Prepare `size` processes (started when there is work); each prints to a file in `logs`.
 
-    def __init__(self, size: int, logs: Path, heard: Heard, silence: float) -> None:
-        """Prepare `size` hands (started when there is work); each prints into a file in `logs`.
-
-        One that says nothing for `silence` seconds counts as hanging and is stopped.
+        Answers go to `cache`. One that says nothing for `silence` seconds counts as hanging and is
+        stopped.
         """
-        self._jobs: queue.SimpleQueue[tuple[Job, Future[list[Answer]]] | None]
-        self._jobs = queue.SimpleQueue()
-        self._heard, self._silence = heard, silence
+        self._cache, self._silence = cache, silence
+        self._jobs: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         threads = max(1, (os.cpu_count() or 1) // size)
         with files.said(logs):
-            logs.mkdir(exist_ok=True)
-        self._hands = [_Hand(logs / f"hand-{n}.txt", threads) for n in range(1, size + 1)]
+            logs.mkdir(exist_ok=True, parents=True)
+        names = (logs / f"worker-{n}.txt" for n in range(1, size + 1))
+        self._hands = [_Hand(cache, name, threads) for name in names]
         self._threads = [
             threading.Thread(target=self._work, args=(hand,), daemon=True) for hand in self._hands
         ]
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> LocalExecutor:
         """Start to take jobs."""
         for thread in self._threads:
             thread.start()
@@ -63,12 +63,10 @@ class Crew:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """End every hand; what they were doing is lost, what they had finished is cached."""
-        with contextlib.suppress(queue.Empty):
-            while (waiting := self._jobs.get_nowait()) is not None:
-                waiting[1].cancel()
+        """End every process; what they were doing is lost, what they had finished is cached."""
         for hand in self._hands:
             hand.end()
+        # What was queued, and what a job that just ended queues yet, is cancelled by its thread.
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -76,60 +74,62 @@ class Crew:
 
     @property
     def size(self) -> int:
-        """How many hands work at a time."""
+        """How many jobs are done at a time."""
         return len(self._hands)
 
-    def submit(self, job: Job) -> Future[list[Answer]]:
-        """Queue a job; the future holds its answers."""
-        future: Future[list[Answer]] = Future()
-        self._jobs.put((job, future))
+    def submit(self, job: Job[A], entry: Entry[A], heard: Heard = silent) -> Future[A]:
+        """Queue a job; the future holds its answer, read from the cache."""
+        future: Future[A] = Future()
+        self._jobs.put((job, entry, heard, future))
         return future
 
     def _work(self, hand: _Hand) -> None:
-        for job, future in iter(self._jobs.get, None):
+        for job, entry, heard, future in iter(self._jobs.get, None):
+            if hand.ended:
+                future.cancel()
+                continue
             try:
-                future.set_result(self._do(hand, job))
+                future.set_result(self._done(hand, job, entry, heard))
             except (StageError, UserError) as error:
                 future.set_exception(error)
-            except BaseException as error:
-                future.set_exception(error)
-                raise
+            except Exception as error:  # noqa: BLE001  (it costs this job and no other)
+                what = f"the job could not be done: {type(error).__name__}: {error}"
+                future.set_exception(StageError(job.stage, what))
 
-    def _do(self, hand: _Hand, job: Job) -> list[Answer]:
-        answers: list[Answer] = []
-        for message in hand.ask(job, self._silence):
+    def _done(self, hand: _Hand, job: Job[A], entry: Entry[A], heard: Heard) -> A:
+        for message in hand.ask(job, entry, self._silence):
             if "progress" in message:
-                self._heard(job, message["progress"])
-            elif "answer" in message:
-                answers.append(from_json(ANSWERS[message["answer"]], message["data"]))
+                heard(message["progress"])
             elif "failure" in message:
-                failure = from_json(Failure, message["failure"])
-                raise StageError(failure.stage, failure.message, where=failure.detail)
+                raise from_json(Failure, message["failure"]).error()
             elif "user_error" in message:
                 what = message.pop("user_error")
                 raise UserError(what, **message)
-        return answers
+        answer = self._cache.find(entry)
+        if answer is None:
+            raise StageError(job.stage, "the job ended without an answer in the cache")
+        return answer
 
 
 class _Hand:
     """One child process, started when it is asked something and again after it died."""
 
-    def __init__(self, log: Path, threads: int) -> None:
-        self._log, self._threads = log, threads
+    def __init__(self, cache: Cache, log: Path, threads: int) -> None:
+        self._cache, self._log, self._threads = cache, log, threads
         self._lock = threading.Lock()
-        self._ended = False
+        self.ended = False
         log.touch()
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
-    def ask(self, job: Job, silence: float) -> Iterator[dict[str, Any]]:
-        """Yield the messages about one job. Raises `StageError` when the hand dies over it."""
+    def ask(self, job: Job[Any], entry: Entry[Any], silence: float) -> Iterator[dict[str, Any]]:
+        """Yield the messages about one job. Raises `StageError` when the child dies over it."""
         with self._lock:
-            if self._ended:
-                raise StageError("prepare", "the run was stopped")
+            if self.ended:
+                raise StageError(job.stage, "the run was stopped")
             process = self._started()
         assert process.stdin is not None
-        line = json.dumps({"job": type(job).__name__, "data": to_json(job)})
+        line = told(job, entry)
         log_start = self._log.stat().st_size
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(line.encode() + b"\n")
@@ -137,7 +137,7 @@ class _Hand:
         while True:
             answer = self._line(process, silence)
             if not answer:
-                raise self._obituary(process, log_start)
+                raise self._obituary(process, log_start, job.stage)
             message = json.loads(answer)
             if "end" in message:
                 return
@@ -148,7 +148,7 @@ class _Hand:
     def end(self) -> None:
         """Kill the child; it is not started again."""
         with self._lock:
-            self._ended = True
+            self.ended = True
             if self._process is not None and self._process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
@@ -162,9 +162,17 @@ class _Hand:
         if self._process is None or self._process.poll() is not None:
             environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
             with self._log.open("ab") as log:
-                # Its own session: Ctrl-C reaches the parent alone, which then ends its hands.
+                # Its own session: Ctrl-C reaches the parent alone, which then ends it.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-X", "faulthandler", "-m", "hwbench.executor.process"],
+                    [
+                        sys.executable,
+                        "-X",
+                        "faulthandler",
+                        "-m",
+                        "hwbench.executor.process",
+                        str(self._cache.root),
+                        self._cache.stamp,
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -197,7 +205,7 @@ class _Hand:
                 log.flush()
                 log.truncate(len(_CUT))
 
-    def _obituary(self, process: subprocess.Popen[bytes], log_start: int) -> StageError:
+    def _obituary(self, process: subprocess.Popen[bytes], log_start: int, stage: str) -> StageError:
         code = process.wait()
         _hang_up(process)
         with self._log.open("rb") as log:
@@ -205,7 +213,7 @@ class _Hand:
             log.seek(log_start if log_start <= self._log.stat().st_size else 0)
             tail = log.read().decode(errors="replace").strip().splitlines()[-25:]
         said = "\n".join(tail) or "it printed nothing"
-        return StageError("prepare", _died(code), where=f"{self._log}:\n{said}")
+        return StageError(stage, _died(code), where=f"{self._log}:\n{said}")
 
 
 def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes]) -> None:

@@ -1,81 +1,72 @@
-"""A hand: a child process that does the host's heavy work, one job at a time.
+"""A worker process of the host: it does the heavy work, one job at a time.
 
-``python -m hwbench.executor.process`` reads jobs as JSON lines and answers on the file descriptor
-that was its standard output; whatever torch or the user's code prints goes to standard error.
-It lives in a process of its own so that a crash, a hang or a full memory costs one candidate
-and not the run, and ends at once when its parent is gone.
+``python -m hwbench.executor.process CACHE STAMP`` reads jobs as JSON lines and reports on the file
+descriptor that was its standard output; whatever torch or the user's code prints goes to standard
+error. Answers are left in the cache. It lives in a process of its own so that a crash, a hang or a
+full memory costs one job and not the run, and ends at once when its parent is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from hwbench import compile as compiling
 from hwbench import files
-from hwbench.compress import allotted, compress, prunable, sensitivity
 from hwbench.errors import StageError, UserError
-from hwbench.executor.jobs import (
-    JOBS,
-    Answer,
-    Compile,
-    Inputs,
-    Job,
-    Prepare,
-    Prepared,
-    Prunable,
-    Score,
-    Scored,
-    Sense,
-    Sensed,
-    Shift,
-    Widths,
-    WriteInputs,
-)
-from hwbench.export import disagreement, export, shifted
-from hwbench.protocols import Checked, Split, Workload
-from hwbench.records import (
-    Candidate,
-    CompiledModel,
-    CompressedModel,
-    CompressionSpec,
-    Failure,
-    OnnxModel,
-    Sensitivity,
-    WorkloadSpec,
-    from_json,
-    to_json,
-)
-from hwbench.registry import WORKLOADS
-from hwbench.store import Cache, compile_key
-
-Progress = Callable[[float], None]
+from hwbench.executor.base import Heard, Job
+from hwbench.records import Failure, from_json, to_json
+from hwbench.store import Cache, Entry
 
 
-def main() -> None:
-    """Answer jobs until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+def main(root: str, stamp: str) -> None:
+    """Do jobs until standard input ends; `root` and `stamp` are those of the cache."""
+    reports = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    # Where backends keep what they find out about a machine.
+    os.environ["HWBENCH_CACHE"] = root
+    cache = Cache(Path(root), stamp)
     for line in _lines():
-        message = json.loads(line)
-        job = from_json(JOBS[message["job"]], message["data"])
-        _answer(job, answers)
+        _report(line, cache, reports)
+
+
+def told(job: Job[Any], entry: Entry[Any]) -> str:
+    """Return a job and where its answer goes as the line that `main` reads."""
+    kind = type(job)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    return json.dumps({"job": name, "data": to_json(job), "room": entry.room, "key": entry.key})
+
+
+def _heard(line: str) -> tuple[Job[Any], Entry[Any]]:
+    message = json.loads(line)
+    module, _, name = message["job"].partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    answer = typing.get_type_hints(kind.do)["return"]
+    return from_json(kind, message["data"]), Entry(message["room"], message["key"], answer)
 
 
 def _lines() -> Iterable[str]:
     """Yield the lines of standard input; the process ends with it, even in the middle of a job."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # The user's code finds an empty input instead: it may read it, and exit() closes it.
+    jobs = os.fdopen(os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdin = os.fdopen(0, closefd=False)
 
     def read() -> None:
-        for line in sys.stdin:
+        for line in jobs:
             lines.put(line)
         os._exit(0)
 
@@ -84,7 +75,7 @@ def _lines() -> Iterable[str]:
         yield lines.get()
 
 
-def _answer(job: Job, stream: IO[str]) -> None:
+def _report(line: str, cache: Cache, stream: IO[str]) -> None:
     last = 0.0
 
     def say(**message: Any) -> None:
@@ -96,161 +87,43 @@ def _answer(job: Job, stream: IO[str]) -> None:
             last = time.monotonic()
             say(progress=share)
 
+    job, entry = _heard(line)
+
+    def build(folder: Path) -> Any:
+        with _turn(cache, job, progress):
+            return job.do(folder, progress)
+
     try:
-        for answer in do(job, progress):
-            say(answer=type(answer).__name__, data=to_json(answer))
+        cache.make(entry, build)
         say(end=True)
     except UserError as error:
         parts = {"where": error.where, "expected": error.expected, "mend": error.mend}
         say(user_error=error.what, **parts)
     except StageError as error:
-        say(failure=to_json(_failure(error)))
-
-
-def do(job: Job, progress: Progress) -> Iterable[Answer]:
-    """Do one job; yield its answers. Raises `UserError` or `StageError`."""
-    if isinstance(job, Prepare):
-        yield from _prepare(job, progress)
-    elif isinstance(job, WriteInputs):
-        yield _write_inputs(job)
-    elif isinstance(job, Compile):
-        made = compiling.compile_model(job.candidate, job.model, job.target, job.folder, progress)
-        yield Prepared(job.candidate, job.model, made)
-    elif isinstance(job, Widths):
-        yield Prunable(prunable(job.spec, _workload(job.spec.workload)))
-    elif isinstance(job, Sense):
-        cache = Cache(job.cache, job.stamp)
-        found = _sensed(cache, job.spec, _workload(job.spec.workload), progress)
-        yield Sensed(found, allotted(found, job.spec.sparsity))
-    elif isinstance(job, Shift):
-        spec = job.spec
-        yield shifted(job.model, job.dense, job.workload, spec.severities, spec.images)
-    else:
-        yield _score(job)
-
-
-def _prepare(job: Prepare, progress: Progress) -> Iterable[Prepared]:
-    cache = Cache(job.cache, job.stamp)
-    # Where backends keep what they find out about a machine.
-    os.environ["HWBENCH_CACHE"] = str(job.cache)
-    workload = _workload(job.candidates[0].compression.workload)
-    spec = job.candidates[0].compression
-    try:
-        compressed = _compressed(cache, spec, workload, progress)
-    except StageError as error:
-        yield from (Prepared(c, failure=_failure(error)) for c in job.candidates)
-        return
-    for candidate in job.candidates:
-        try:
-            model = cache.make(
-                "export",
-                candidate.export.key,
-                OnnxModel,
-                lambda folder, c=candidate: export(c.export, compressed, workload, folder),  # type: ignore[misc]
-            )
-        except StageError as error:
-            yield Prepared(candidate, notes=compressed.notes, failure=_failure(error))
-            continue
-        yield _compiled(cache, job, candidate, model, compressed.notes, progress)
-
-
-def _compressed(
-    cache: Cache, spec: CompressionSpec, workload: Workload, progress: Progress
-) -> CompressedModel:
-    dense = None if spec.is_dense else _compressed(cache, spec.dense, workload, progress)
-    by_trying = spec.scope == "sensitivity"
-    tried = _sensed(cache, spec, workload, progress) if by_trying else None
-
-    def build(folder: Path) -> CompressedModel:
-        with _turn(cache, spec, progress):
-            return compress(spec, workload, dense, folder, progress, tried)
-
-    return cache.make("compress", spec.key, CompressedModel, build)
-
-
-def _sensed(
-    cache: Cache, spec: CompressionSpec, workload: Workload, progress: Progress
-) -> Sensitivity:
-    dense = _compressed(cache, spec.dense, workload, progress)
-
-    def build(_folder: Path) -> Sensitivity:
-        with _turn(cache, spec.alone, progress):
-            return sensitivity(spec.alone, workload, dense, progress)
-
-    return cache.make("sensitivity", spec.alone.key, Sensitivity, build)
+        say(failure=to_json(Failure.of(error)))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (it costs this job, whatever it is)
+        traceback.print_exc()
+        say(failure=to_json(_foreign(job, error)))
 
 
 @contextlib.contextmanager
-def _turn(cache: Cache, spec: CompressionSpec, progress: Progress) -> Iterator[None]:
-    """Hold the GPU, where the spec's weights are made on one: hands train there one at a time."""
-    if spec.training.device == "cpu":
+def _turn(cache: Cache, job: Job[Any], heard: Heard) -> Iterator[None]:
+    """Hold what a job must have alone: the processes that want it take turns."""
+    if not job.alone:
         yield
         return
-    # A hand that says nothing counts as hanging.
-    with files.locked(cache.root / "gpu.lock", wait=True, meanwhile=lambda: progress(0.0)):
+    # A process that says nothing counts as hanging.
+    with files.locked(cache.root / f"{job.alone}.lock", wait=True, meanwhile=lambda: heard(0.0)):
         yield
 
 
-def _compiled(
-    cache: Cache,
-    job: Prepare,
-    candidate: Candidate,
-    model: OnnxModel,
-    notes: tuple[str, ...],
-    progress: Progress,
-) -> Prepared:
-    try:
-        compiled = cache.make(
-            "compile",
-            compile_key(candidate, job.target, model),
-            CompiledModel,
-            lambda folder: compiling.compile_model(candidate, model, job.target, folder, progress),
-        )
-    except StageError as error:
-        return Prepared(candidate, model, None, notes, _failure(error))
-    return Prepared(candidate, model, compiled, notes)
-
-
-def _write_inputs(job: WriteInputs) -> Inputs:
-    import numpy as np
-
-    workload = _workload(job.workload)
-    split: Split = "test" if job.split == "test" else "validation"
-    if split == "validation" and isinstance(workload, Checked):
-        # The first that is asked of a workload: its mistakes show before anything is trained.
-        workload.check()
-    inputs, labels = workload.data(split)
-    paths = (job.folder / "inputs.npy", job.folder / "labels.npy")
-    for path, tensor in zip(paths, (inputs, labels), strict=True):
-        np.save(path, tensor.numpy(), allow_pickle=False)
-    return Inputs(
-        *paths,
-        samples=len(inputs),
-        metric=workload.metric,
-        unscored=WORKLOADS.traits(job.workload.kind).unscored,
-    )
-
-
-def _score(job: Score) -> Scored:
-    import numpy as np
-
-    workload = _workload(job.workload)
-    outputs, labels = np.load(job.outputs), np.load(job.labels)
-    error = disagreement(job.model, np.load(job.inputs, mmap_mode="r"), outputs)
-    score = float(workload.score(outputs, labels))
-    if not np.isfinite(score):
-        raise StageError("measure", f"the score is {score}", expected="a finite number")
-    return Scored(workload.metric, score, len(labels), error)
-
-
-def _workload(spec: WorkloadSpec) -> Workload:
-    return WORKLOADS.create(spec.kind, spec.options)
-
-
-def _failure(error: StageError) -> Failure:
-    detail = "; ".join(p for p in (error.where, error.expected, error.mend) if p)
-    return Failure(error.stage, error.what, detail)
+def _foreign(job: Job[Any], error: BaseException) -> Failure:
+    """Return what nobody foresaw as this job's failure, with the line where it happened."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    first = (str(error).splitlines() or [""])[0]
+    what = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return Failure(job.stage, f"nobody foresaw this: {what}", f"{last.filename}:{last.lineno}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, get_args
 
 from hwbench import files
 from hwbench.errors import StageError
-from hwbench.export import counting, parity
+from hwbench.export import counting, parity, reading
 from hwbench.export.parity import disagreement
 from hwbench.export.quantising import quantised
 from hwbench.export.reading import read
 from hwbench.export.shift import shifted
-from hwbench.protocols import Workload
+from hwbench.protocols import Modelled
 from hwbench.pruners import _weights
-from hwbench.records import CompressedModel, ExportSpec, OnnxModel, Precision, file_digest
+from hwbench.records import CompressedModel, ExportSpec, OnnxModel, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ FILE = "model.onnx"
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-def export(spec: ExportSpec, model: CompressedModel, workload: Workload, folder: Path) -> OnnxModel:
+def export(spec: ExportSpec, model: CompressedModel, workload: Modelled, folder: Path) -> OnnxModel:
     """Return the exported model, written as one file ``model.onnx`` into `folder` (exists).
 
     The input is named ``x``, its batch is free, batch norms are folded; the bytes depend on the
@@ -58,23 +58,7 @@ def export(spec: ExportSpec, model: CompressedModel, workload: Workload, folder:
     counts = counting.count(document)
     path = folder / FILE
     files.write(path, content)
-    tensor = document.graph.input[0].type.tensor_type
-    return OnnxModel(
-        spec=spec,
-        path=path,
-        digest=file_digest(path),
-        input_name=document.graph.input[0].name,
-        input_shape=tuple(samples.shape[1:]),
-        input_dtype=_numpy_name(tensor.elem_type),
-        output_names=tuple(output.name for output in document.graph.output),
-        layers=counts.layers,
-        parameters=counts.parameters,
-        nonzero=counts.nonzero,
-        macs=counts.macs,
-        denormals=counts.denormals,
-        parity=worst,
-        opset=_opset(document),
-    )
+    return OnnxModel(spec, reading.described(document, path), counts, worst)
 
 
 def _traced(model: nn.Module, samples: Tensor, opset: int) -> onnx.ModelProto:
@@ -132,16 +116,6 @@ def _plain(document: onnx.ModelProto) -> onnx.ModelProto:
         initializer.doc_string = ""
         del initializer.metadata_props[:]
     return document
-
-
-def _opset(document: onnx.ModelProto) -> int:
-    return int(next(o.version for o in document.opset_import if o.domain in ("", "ai.onnx")))
-
-
-def _numpy_name(element: int) -> str:
-    import onnx
-
-    return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
 
 
 def _cause(error: BaseException) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwbench.errors import StageError
 from hwbench.export.parity import onnx_errors
-from hwbench.records import Layer
+from hwbench.records import Counts, Layer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,21 +19,6 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
 """Operators with two weights: of the inputs, and of the state."""
 _SAME_VALUES = ("Identity", "Transpose", "Reshape", "DequantizeLinear")
 """Operators through which an initializer still is the weight it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What was counted: totals over the weights of ``layers`` (a shared weight counts once).
-
-    ``macs`` are those of one inference at batch 1, products without a weight (attention)
-    included; ``denormals`` are counted in every float initializer, biases included.
-    """
-
-    layers: tuple[Layer, ...]
-    parameters: int
-    nonzero: int
-    macs: int
-    denormals: int
 
 
 def count(model: onnx.ModelProto) -> Counts:

@@ -53,7 +53,7 @@ def answers(model: OnnxModel, inputs: np.ndarray) -> np.ndarray:
     rows = []
     for start in range(0, len(inputs), _ROWS):
         batch = np.ascontiguousarray(inputs[start : start + _ROWS])
-        rows.append(session.run(model.output_names[:1], {model.input_name: batch})[0])
+        rows.append(session.run(model.file.output_names[:1], {model.input_name: batch})[0])
     return np.concatenate(rows)
 
 

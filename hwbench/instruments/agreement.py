@@ -10,7 +10,8 @@ from typing import Any
 
 from hwbench.backends import DENSE, REFERENCE
 from hwbench.instruments import networks
-from hwbench.records import Candidate, PluginSpec, TargetProfile
+from hwbench.pipeline import session
+from hwbench.records import Candidate, CompiledModel, PluginSpec, TargetProfile
 from hwbench.registry import BACKENDS
 from hwbench.worker import stopwatch
 
@@ -39,34 +40,42 @@ def loops(folder: Path) -> Iterator[tuple[str, Pairs]]:
 
 
 def _in_turn(kind: str, make: Callable[[Path, Any], Callable[[], float]], home: Path) -> Pairs:
-    import numpy as np
-
     model = networks.convolutions(home / "source.onnx", _SIDE)
-    backend = BACKENDS.create(kind, {})
     spec = PluginSpec(kind)
     target = _target(spec)
-    candidate = Candidate(model.spec, spec, target.name)
-    artifact = home / backend.compile(model, candidate, target, home)
-    x = np.random.default_rng(0).standard_normal((1, *model.input_shape)).astype(np.float32)
-    session = backend.load(artifact, 1)
-    session.set_inputs([x])
-    theirs = make(artifact, x)
-    stopwatch.warm_up(session.invoke, 20, 2.0)
-    theirs()
+    with session.scratch(target) as line:
+        compiled = line.compiled(Candidate(model.spec, spec, target.name), model).result()
+        return _beside(kind, make, compiled)
 
-    def ours() -> float:
-        wall, _, _ = stopwatch.time_calls(session.invoke, _CALLS)
+
+def _beside(
+    kind: str, make: Callable[[Path, Any], Callable[[], float]], compiled: CompiledModel
+) -> Pairs:
+    """Return the pairs of an artifact, loaded and timed in this very process."""
+    import numpy as np
+
+    backend = BACKENDS.create(kind, {})
+    artifact = compiled.folder / compiled.entry
+    x = np.random.default_rng(0).standard_normal((1, *compiled.input_shape)).astype(np.float32)
+    loaded = backend.load(artifact, 1)
+    loaded.set_inputs([x])
+    time_peer = make(artifact, x)
+    stopwatch.warm_up(loaded.invoke, 20, 2.0)
+    time_peer()
+
+    def time_hwbench() -> float:
+        wall, _, _ = stopwatch.time_calls(loaded.invoke, _CALLS)
         return statistics.median(wall) * 1e-9
 
     pairs = []
     for turn in range(_TURNS):
         # Whoever is second finds the caches warm: take turns at it.
         if turn % 2:
-            mine = ours()
-            pairs.append((mine, theirs()))
+            seconds = time_hwbench()
+            pairs.append((seconds, time_peer()))
         else:
-            other = theirs()
-            pairs.append((ours(), other))
+            peer_seconds = time_peer()
+            pairs.append((time_hwbench(), peer_seconds))
     return pairs
 
 

@@ -35,14 +35,12 @@ from hwbench.kernels import build, choose, graph, roofs
 from hwbench.protocols import Backend, Session
 from hwbench.records import (
     Candidate,
-    CompressionSpec,
-    ExportSpec,
+    Counts,
     Layer,
     LayerNote,
+    OnnxFile,
     OnnxModel,
     TargetProfile,
-    TrainSpec,
-    WorkloadSpec,
 )
 from hwbench.registry import BACKENDS
 
@@ -77,16 +75,16 @@ def prune(model: onnx.ModelProto, sparsity: float, rows: int = 1) -> onnx.ModelP
 
     Blocks of `rows` outputs live or die together, by the sum of their magnitudes.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    operators = {n.input[1]: n.op_type for n in made.graph.node if len(n.input) > 1}
+    pruned = onnx.ModelProto()
+    pruned.CopyFrom(model)
+    operators = {n.input[1]: n.op_type for n in pruned.graph.node if len(n.input) > 1}
     turned = {
         n.input[1]
-        for n in made.graph.node
+        for n in pruned.graph.node
         if n.op_type == "MatMul"
         or (n.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in n.attribute))
     }
-    for initializer in made.graph.initializer:
+    for initializer in pruned.graph.initializer:
         if operators.get(initializer.name) not in ("Conv", "Gemm", "MatMul"):
             continue
         array = numpy_helper.to_array(initializer)
@@ -97,7 +95,7 @@ def prune(model: onnx.ModelProto, sparsity: float, rows: int = 1) -> onnx.ModelP
         initializer.CopyFrom(
             numpy_helper.from_array(np.ascontiguousarray(zeroed), initializer.name)
         )
-    return made
+    return pruned
 
 
 def _zeroed(array: NDArray[Any], sparsity: float, rows: int) -> NDArray[Any]:
@@ -168,16 +166,16 @@ def quantized(path: Path, x: NDArray[np.float32]) -> Path:
         def get_next(self) -> dict[str, Any] | None:
             return self.left.pop() if self.left else None
 
-    ready, made = path.with_suffix(".pre.onnx"), path.with_suffix(".int8.onnx")
+    ready, written = path.with_suffix(".pre.onnx"), path.with_suffix(".int8.onnx")
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     quant_pre_process(str(path), str(ready))
     quantize_static(
-        str(ready), str(made), Once(), per_channel=True,
+        str(ready), str(written), Once(), per_channel=True,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
     )  # fmt: skip
     logging.disable(before)
-    return made
+    return written
 
 
 class Peer:
@@ -189,11 +187,11 @@ class Peer:
         given = path.with_suffix(".npy")
         np.save(given, x)
         log = path.with_suffix(".log")  # a file, since nobody empties a pipe meanwhile
-        with log.open("w") as said:
+        with log.open("w") as stderr:
             self.child = subprocess.Popen(
                 [python, kernel_peer.__file__, self.name, str(_for_peers(path)), str(given),
                  str(threads)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
             )  # fmt: skip
         assert self.child.stdout is not None
         self.version = self.child.stdout.readline().strip()
@@ -220,9 +218,9 @@ def _for_peers(path: Path) -> Path:
     with contextlib.suppress(RuntimeError):
         model = onnx.version_converter.convert_version(model, 18)
     model.ir_version = 8
-    made = path.with_suffix(".peer.onnx")
-    onnx.save(model, str(made))
-    return made
+    written = path.with_suffix(".peer.onnx")
+    onnx.save(model, str(written))
+    return written
 
 
 def race(
@@ -235,9 +233,9 @@ def race(
             for _ in range(warm - 1):
                 call()
             start = choose.clock(threads)
-            said = call()
-            own = choose.clock(threads) - start
-            taken[turn, index] = said if isinstance(call, Peer) else own
+            reported = call()
+            elapsed = choose.clock(threads) - start
+            taken[turn, index] = reported if isinstance(call, Peer) else elapsed
     return taken[3:]
 
 
@@ -258,18 +256,18 @@ def compare(
         path = Path(folder) / "m.onnx"
         onnx.save(model, str(path))
         since = time.perf_counter()
-        ours, notes = compiled(path, x, threads)
+        module, notes = compiled(path, x, threads)
         seconds = time.perf_counter() - since
-        theirs = session(str(path), threads)
-        calls: list[Callable[[], Any]] = [lambda: theirs.run(None, {"x": x}), ours.invoke]
+        runtime = session(str(path), threads)
+        calls: list[Callable[[], Any]] = [lambda: runtime.run(None, {"x": x}), module.invoke]
         if int8:
             small = session(str(quantized(path, x)), threads)
             calls.append(lambda: small.run(None, {"x": x}))
         others = [_started(named, path, x, threads, stack) for named in peers]
         calls += [other for other in others if other is not None]
-        expected = theirs.run(None, {"x": x})[0]
-        ours.invoke()
-        error = float(np.abs(ours.outputs()[0] - expected).max() / np.abs(expected).max())
+        expected = runtime.run(None, {"x": x})[0]
+        module.invoke()
+        error = float(np.abs(module.outputs()[0] - expected).max() / np.abs(expected).max())
         cold, warm = (
             race(calls, rounds, 1, threads),
             race(calls, max(rounds // 2, 5), WARM, threads),
@@ -299,12 +297,12 @@ def _started(
     named: str, path: Path, x: NDArray[np.float32], threads: int, stack: contextlib.ExitStack
 ) -> Peer | None:
     try:
-        made = Peer(named, path, x, threads)
+        peer = Peer(named, path, x, threads)
     except (ChildProcessError, OSError) as error:
         _say(f"    {named}: {error}")
         return None
-    stack.callback(made.close)
-    return made
+    stack.callback(peer.close)
+    return peer
 
 
 def compiled(
@@ -313,13 +311,11 @@ def compiled(
     """Return a session of a backend (``tvm_sparse``), ready to be called on `x`, and its notes."""
     backend = backend or BACKENDS.create(SPARSE.kind)
     assert backend is not None
-    export = ExportSpec(CompressionSpec(WorkloadSpec("bench"), TrainSpec(epochs=0)))
     layers = tuple(_layer(s) for s in graph.read(path, len(x)).steps if s.weights is not None)
     shape = x.shape[1:]
-    model = OnnxModel(
-        export, path, "", "x", shape, "float32", ("y",), layers, 0, 0, 0, 0, 0.0, 20
-    )  # fmt: skip
-    of = Candidate(export, SPARSE, "local-cpu", len(x), threads)
+    file = OnnxFile(path, "", "x", shape, "float32", ("y",), 20)
+    model = OnnxModel.of_file(file, Counts(layers, 0, 0, 0, 0))
+    of = Candidate(model.spec, SPARSE, "local-cpu", len(x), threads)
     here = TargetProfile(
         "local-cpu", "", "", "host", threads, 0, (), None, "", threads, (), (), 1, None, (), None
     )
@@ -393,8 +389,8 @@ def layer(name: str, deep: int = 4) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     parts: list[nn.Module] = []
     for number in range(deep):
         one, two = (outputs, inputs) if number % 2 and not window else (inputs, outputs)
-        made = nn.Conv2d(one, two, window, padding=window // 2) if window else nn.Linear(one, two)
-        parts += [made, nn.ReLU()]
+        part = nn.Conv2d(one, two, window, padding=window // 2) if window else nn.Linear(one, two)
+        parts += [part, nn.ReLU()]
     shape = (inputs, size, size) if window else (size, inputs)
     return traced(nn.Sequential(*parts).eval(), shape), shape
 
@@ -407,12 +403,12 @@ def crossover(name: str, threads: int, rounds: int) -> str:
     """
     model, shape = layer(name)
     x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
-    found: dict[int, float] = {}
+    ratios: dict[int, float] = {}
 
     def passes(share: int) -> bool:
         pruned = prune(model, share / 100)
         line = compare(name, str(share), pruned, x, threads, rounds, int8=False, why=False)
-        found[share] = line.cold
+        ratios[share] = line.cold
         return line.cold >= 1
 
     middle = len(CROSSINGS) // 2
@@ -420,8 +416,8 @@ def crossover(name: str, threads: int, rounds: int) -> str:
         next((share for share in CROSSINGS[middle - 1 :: -1] if not passes(share)), None)
     else:
         next((share for share in CROSSINGS[middle + 1 :] if passes(share)), None)
-    first = min((share for share, ratio in found.items() if ratio >= 1), default=None)
-    cells = (f"{found[share]:.2f}" if share in found else "" for share in CROSSINGS)
+    first = min((share for share, ratio in ratios.items() if ratio >= 1), default=None)
+    cells = (f"{ratios[share]:.2f}" if share in ratios else "" for share in CROSSINGS)
     return f"| {name} | {' | '.join(cells)} | {'above' if first is None else f'{first} %'} |"
 
 
@@ -435,6 +431,25 @@ Their times are of the wall, ours with one thread of the processor: keep the mac
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the roofs of this core and a table."""
+    given = _parser().parse_args(arguments)
+    # Before anything runs: TVM makes its threads once, and would ask OMP_NUM_THREADS.
+    os.environ["TVM_NUM_THREADS"] = str(given.threads)
+    machine = build.machine(threads=given.threads)
+    rates = {name: f"{rate / 1e9:.0f}" for name, rate in roofs.measure(machine).items()}
+    _say(f"{machine.mcpu}, {given.threads} thread(s), GFLOP/s with one factor from: {rates}")
+    if given.crossover:
+        heads = " | ".join(f"{share} %" for share in CROSSINGS)
+        _say(f"| layer | {heads} | passes dense from |\n|---|{'---|' * len(CROSSINGS)}---|")
+        for name in LAYERS:
+            _say(crossover(name, given.threads, given.rounds))
+        return
+    heads = HEAD + "".join(f" {named.partition('=')[0]} × |" for named in given.peer)
+    _say(f"{heads}\n|{'---|' * (heads.count('|') - 1)}")
+    for name in given.networks:
+        _network(name, given)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hwbench.instruments.kernel_bench",
         description=__doc__,
@@ -466,22 +481,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--peer", nargs="+", default=[], metavar="NAME=PYTHON",
         help=f"other runtimes in environments of their own: {', '.join(kernel_peer.PEERS)}",
     )  # fmt: skip
-    given = parser.parse_args(arguments)
-    # Before anything runs: TVM makes its threads once, and would ask OMP_NUM_THREADS.
-    os.environ["TVM_NUM_THREADS"] = str(given.threads)
-    made = build.machine(threads=given.threads)
-    found = {name: f"{rate / 1e9:.0f}" for name, rate in roofs.measure(made).items()}
-    _say(f"{made.mcpu}, {given.threads} thread(s), GFLOP/s with one factor from: {found}")
-    if given.crossover:
-        heads = " | ".join(f"{share} %" for share in CROSSINGS)
-        _say(f"| layer | {heads} | passes dense from |\n|---|{'---|' * len(CROSSINGS)}---|")
-        for name in LAYERS:
-            _say(crossover(name, given.threads, given.rounds))
-        return
-    heads = HEAD + "".join(f" {named.partition('=')[0]} × |" for named in given.peer)
-    _say(f"{heads}\n|{'---|' * (heads.count('|') - 1)}")
-    for name in given.networks:
-        _network(name, given)
+    return parser
 
 
 def _network(name: str, given: argparse.Namespace) -> None:

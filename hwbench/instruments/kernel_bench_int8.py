@@ -29,18 +29,18 @@ def prune(model: onnx.ModelProto, share: float) -> onnx.ModelProto:
 
     The least by the sum of magnitudes; the stem and depthwise layers stay dense.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for initializer in made.graph.initializer:
+    pruned = onnx.ModelProto()
+    pruned.CopyFrom(model)
+    for initializer in pruned.graph.initializer:
         array = numpy_helper.to_array(initializer)
         if array.ndim != 4 or array.shape[1] % 4 or not share:
             continue
         blocks = array.reshape(len(array), -1, 4, *array.shape[2:])
         size = np.abs(blocks).sum(2, keepdims=True)
-        kept = (blocks * (size > np.quantile(size, share))).reshape(array.shape)
-        kept = np.ascontiguousarray(kept, np.float32)
-        initializer.CopyFrom(numpy_helper.from_array(kept, initializer.name))
-    return made
+        masked = (blocks * (size > np.quantile(size, share))).reshape(array.shape)
+        masked = np.ascontiguousarray(masked, np.float32)
+        initializer.CopyFrom(numpy_helper.from_array(masked, initializer.name))
+    return pruned
 
 
 def line(name: str, model: onnx.ModelProto, share: float, rounds: int, threads: int) -> str:
@@ -51,7 +51,7 @@ def line(name: str, model: onnx.ModelProto, share: float, rounds: int, threads: 
         path = Path(folder) / "m.onnx"
         onnx.save(prune(model, share), str(path))
         small = kernel_bench.quantized(path, x)
-        ours, _ = kernel_bench.compiled(small, x, threads)
+        module, _ = kernel_bench.compiled(small, x, threads)
         floats, bytes_ = (
             kernel_bench.session(str(path), threads),
             kernel_bench.session(str(small), threads),
@@ -59,17 +59,17 @@ def line(name: str, model: onnx.ModelProto, share: float, rounds: int, threads: 
         calls: list[Callable[[], Any]] = [
             lambda: floats.run(None, {"x": x}),
             lambda: bytes_.run(None, {"x": x}),
-            ours.invoke,
+            module.invoke,
         ]
         expected = calls[1]()[0]
-        ours.invoke()
-        differ = float((ours.outputs()[0] != expected).mean())
+        module.invoke()
+        differ = float((module.outputs()[0] != expected).mean())
         taken = kernel_bench.race(calls, rounds, 1, threads)
     ratios = taken[:, :1] / taken[:, 2:], taken[:, 1:2] / taken[:, 2:]
     low, high = np.percentile(ratios[0], [10, 90])
-    fp32, int8, own = np.median(taken, 0) * 1e3
+    fp32, int8, sparse = np.median(taken, 0) * 1e3
     return (
-        f"| {name} | {share:.0%} | {fp32:.2f} ms | {int8:.2f} ms | {own:.2f} ms | "
+        f"| {name} | {share:.0%} | {fp32:.2f} ms | {int8:.2f} ms | {sparse:.2f} ms | "
         f"**{np.median(ratios[0]):.2f}** ({low:.2f}–{high:.2f}) | "
         f"**{np.median(ratios[1]):.2f}** | {differ:.1%} |"
     )

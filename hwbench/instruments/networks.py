@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hwbench.records import (
-    CompressionSpec,
-    ExportSpec,
-    OnnxModel,
-    TrainSpec,
-    WorkloadSpec,
-    file_digest,
-)
+from hwbench import export
+from hwbench.records import OnnxModel
 
 CHANNELS = 16
 """Of the input and of the output."""
@@ -43,7 +37,4 @@ def convolutions(path: Path, side: int, width: int = CHANNELS) -> OnnxModel:
     graph = helper.make_graph(nodes, "convolutions", ends[:1], ends[1:], weights)
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(path))
-    spec = ExportSpec(CompressionSpec(WorkloadSpec("onnx"), TrainSpec(epochs=0)))
-    return OnnxModel(
-        spec, path, file_digest(path), "x", shape, "float32", ("y",), (), 0, 0, 0, 0, 0.0, 20
-    )
+    return export.read(path)[0]

@@ -51,7 +51,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Lifetime:
     """What the judge said about a world: alarms as (night, series, status), and new segments."""
 
     world: World
@@ -73,7 +73,7 @@ class Told:
         return min(nights) - self.world.begins if nights else None
 
 
-def live(world: World, seed: int) -> Told:
+def live(world: World, seed: int) -> Lifetime:
     """Return what the judge says of all nights of a world."""
     rng = np.random.default_rng(seed)
     device = _Device(world, rng)
@@ -86,7 +86,7 @@ def live(world: World, seed: int) -> Told:
             history = [[] for _ in range(world.series)]
         for series, status in _night(device, night, history):
             alarms.append((night, series, status))
-    return Told(world, tuple(alarms), segments)
+    return Lifetime(world, tuple(alarms), segments)
 
 
 def _night(
@@ -94,18 +94,18 @@ def _night(
 ) -> Iterator[tuple[int, Status]]:
     floor = FLOORS[_METRIC]
     first = device.session(night, 0)
-    said = [judge(_METRIC, change, floor) for change in first]
+    statuses = [judge(_METRIC, change, floor) for change in first]
     again: Sequence[Change] = ()
-    if Status.WORSE in said:
+    if Status.WORSE in statuses:
         again = device.session(night, 1)
-    for series, status in enumerate(said):
+    for series, status in enumerate(statuses):
         second = judge(_METRIC, again[series], floor) if again else None
-        found = conclude(status, second)
+        concluded = conclude(status, second)
         history[series].append(pooled(first[series], again[series] if again else None))
-        if found is not Status.WORSE and crept(history[series], floor.share) is not None:
-            found = Status.CREEP
-        if found in (Status.WORSE, Status.CREEP):
-            yield series, found
+        if concluded is not Status.WORSE and crept(history[series], floor.share) is not None:
+            concluded = Status.CREEP
+        if concluded in (Status.WORSE, Status.CREEP):
+            yield series, concluded
 
 
 class _Device:
@@ -115,7 +115,7 @@ class _Device:
         self._world = world
         self._rng = rng
         self._common = 0.0
-        self._own = np.zeros(world.series)
+        self._drift = np.zeros(world.series)
         self._outlier = int(rng.integers(world.series))
 
     def fingerprint(self, night: int) -> str:
@@ -141,8 +141,8 @@ class _Device:
         )
         spread = stats.pooled_spread([*pinned[1:], *tonight], pinned[0])
         return [
-            _change(stats.ratio(mine, theirs, _DECIDE, spread))
-            for mine, theirs in zip(tonight, pinned, strict=True)
+            _change(stats.ratio(candidate, baseline, _DECIDE, spread))
+            for candidate, baseline in zip(tonight, pinned, strict=True)
         ]
 
     def _shape(self, sides: int) -> tuple[int, int, int]:
@@ -157,17 +157,17 @@ class _Device:
     def _truth(self, night: int) -> np.ndarray:
         """Return ln(tonight / pinned) of every series, as it is."""
         world = self._world
-        found = np.zeros(world.series)
+        truth = np.zeros(world.series)
         if world.kind == "drift":
             # What the pairing does not cancel: layouts and neighbours that come and go.
-            self._own = 0.7 * self._own + self._rng.normal(0.0, 0.001, world.series)
-            return self._own
+            self._drift = 0.7 * self._drift + self._rng.normal(0.0, 0.001, world.series)
+            return self._drift
         if night >= world.begins and world.kind == "step":
-            found[0] = math.log1p(world.size)
+            truth[0] = math.log1p(world.size)
         if night >= world.begins and world.kind == "creep":
             grown = min((night - world.begins + 1) / world.over, 1.0)
-            found[0] = math.log1p(world.size * grown)
-        return found
+            truth[0] = math.log1p(world.size * grown)
+        return truth
 
 
 def _processes(logs: np.ndarray) -> tuple[Process, ...]:
@@ -231,18 +231,18 @@ def bars(size: Size, show: Callable[[float, str], None] = lambda _s, _l: None) -
     yield _caught(slow, size.changes, 9, 0.80)
 
 
-def _quiet(kind: Kind, worlds: Sequence[Told]) -> Bar:
-    alarms = [told.false for told in worlds]
-    segments = {told.segments for told in worlds}
+def _quiet(kind: Kind, worlds: Sequence[Lifetime]) -> Bar:
+    alarms = [lived.false for lived in worlds]
+    segments = {lived.segments for lived in worlds}
     world = worlds[0].world
     whole = segments == ({2} if kind == "fingerprint" else {1})
-    said = f"{sum(alarms)} false alarms in all, at most {max(alarms)} in one"
+    sentence = f"{sum(alarms)} false alarms in all, at most {max(alarms)} in one"
     if kind == "fingerprint":
-        said += "; a new segment each time" if whole else "; NOT a new segment each time"
+        sentence += "; a new segment each time" if whole else "; NOT a new segment each time"
     return Bar(
         f"quiet, {_WORDS[kind]}: {world.nights} nights x {world.series} series",
         len(worlds),
-        said,
+        sentence,
         "at most 1 in each",
         max(alarms) <= 1 and whole,
     )
@@ -260,8 +260,8 @@ _WORDS: Mapping[Kind, str] = {
 
 
 def _caught(world: World, tries: int, within: int, share: float) -> Bar:
-    told = [live(world, seed) for seed in range(tries)]
-    hits = sum(t.after is not None and t.after <= within for t in told)
+    lives = [live(world, seed) for seed in range(tries)]
+    hits = sum(t.after is not None and t.after <= within for t in lives)
     when = "the same night" if not within else f"within {within + 1} nights"
     what = "creeping to +" if world.kind == "creep" else "+"
     return Bar(

@@ -117,9 +117,9 @@ def fit(what: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.f
     size = what.mean(axis=0)
     size[size == 0] = 1.0
     rows = np.vstack([what / size / seconds[:, None], _RIDGE * np.eye(what.shape[1])])
-    wanted = np.r_[np.ones(len(seconds)), np.zeros(what.shape[1])]
-    found: NDArray[np.float64] = nnls(rows, wanted)[0] / size
-    return found
+    goal = np.r_[np.ones(len(seconds)), np.zeros(what.shape[1])]
+    solution: NDArray[np.float64] = nnls(rows, goal)[0] / size
+    return solution
 
 
 def left_out(
@@ -132,12 +132,12 @@ def left_out(
     """Return each network's time as predicted by a fit without its whole family."""
     import numpy as np
 
-    found = np.zeros(len(names))
+    predicted = np.zeros(len(names))
     families = [family(name, wide=wide) for name in names]
     for one in set(families):
-        mine = np.array([f == one for f in families])
-        found[mine] = what[mine] @ fit(what[~mine], seconds[~mine])
-    return found
+        held_out = np.array([f == one for f in families])
+        predicted[held_out] = what[held_out] @ fit(what[~held_out], seconds[~held_out])
+    return predicted
 
 
 def coefficients(data: Mapping[str, Any]) -> Mapping[str, Any]:

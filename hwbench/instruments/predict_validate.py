@@ -68,10 +68,10 @@ def _rows(data: Mapping[str, Any]) -> Iterator[Row]:
         for int8 in (False, True):
             names = predict_fit.networks(data, board, int8)
             seconds = predict_fit.times(data, board, names)
-            own = core == "cortex-a72" and not int8
+            is_goal = core == "cortex-a72" and not int8
             label = "operator classes" + (", int8 networks too" if int8 else "")
             what = predict_fit.features(data, names)
-            yield from _fitted(label, core, names, what, seconds, 0.16 if own else None)
+            yield from _fitted(label, core, names, what, seconds, 0.16 if is_goal else None)
         if core in data["counts"]:
             yield from _counted(data, core, board)
 
@@ -114,7 +114,7 @@ def row(
     model: str,
     core: str,
     names: Sequence[str],
-    found: NDArray[np.float64],
+    predicted: NDArray[np.float64],
     seconds: NDArray[np.float64],
     bar: float | None = None,
 ) -> Row:
@@ -122,8 +122,11 @@ def row(
     import numpy as np
     from scipy import stats
 
-    errors = abs(found - seconds) / seconds
-    pairs, told = _ordered(seconds, found, seconds), _ordered(found, found, seconds)
+    errors = abs(predicted - seconds) / seconds
+    pairs, told_apart = (
+        _ordered(seconds, predicted, seconds),
+        _ordered(predicted, predicted, seconds),
+    )
     return Row(
         model=model,
         core=core,
@@ -132,21 +135,21 @@ def row(
         median_error=float(np.median(errors)),
         largest_error=float(errors.max()),
         worst=names[int(errors.argmax())],
-        rank_correlation=float(stats.spearmanr(found, seconds).statistic),
+        rank_correlation=float(stats.spearmanr(predicted, seconds).statistic),
         pairs=len(pairs),
         pairs_right=sum(pairs),
-        told=len(told),
-        told_right=sum(told),
+        told=len(told_apart),
+        told_right=sum(told_apart),
         bar=bar,
     )
 
 
 def _ordered(
-    apart: NDArray[np.float64], found: NDArray[np.float64], seconds: NDArray[np.float64]
+    apart: NDArray[np.float64], predicted: NDArray[np.float64], seconds: NDArray[np.float64]
 ) -> list[bool]:
     """Return, for each pair that differs enough in `apart`, whether it is ordered right."""
     return [
-        bool((found[i] - found[j]) * (seconds[i] - seconds[j]) > 0)
+        bool((predicted[i] - predicted[j]) * (seconds[i] - seconds[j]) > 0)
         for i in range(len(apart))
         for j in range(i)
         if max(apart[i], apart[j]) >= APART * min(apart[i], apart[j])

@@ -46,14 +46,14 @@ def run(table: Sequence[Entry], sampler: Sampler, trials: int) -> list[float]:
     whole = stats.ruled(alive)
     names = list(alive[0]) if alive else []
     sampler.begin([entry.point for entry in table], len(names))
-    found: list[Mapping[str, float]] = []
+    known: list[Mapping[str, float]] = []
     shares: list[float] = []
     while len(shares) < trials and (index := sampler.ask()) is not None:
         costs = table[index].costs
         sampler.tell(index, None if costs is None else [costs[name] for name in names])
         if costs is not None:
-            found.append(costs)
-        shares.append(stats.ruled(found) / whole if whole else 0.0)
+            known.append(costs)
+        shares.append(stats.ruled(known) / whole if whole else 0.0)
     return shares
 
 

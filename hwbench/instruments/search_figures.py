@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     races.add_argument("run", type=Path, help="a finished latency-first run, or a table of lines")
     races.add_argument("--trials", type=int, default=40)
     races.add_argument("--seeds", type=int, default=5)
-    asked = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        if asked.verb == "fronts":
-            _fronts(asked.runs)
+        if parsed.verb == "fronts":
+            _fronts(parsed.runs)
         else:
-            _race(asked.run, asked.trials, range(asked.seeds))
+            _race(parsed.run, parsed.trials, range(parsed.seeds))
     except HwbenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return int(error.exit_code)
@@ -60,13 +60,13 @@ def _fronts(folders: Sequence[Path]) -> None:
     first: tuple[float, float] | None = None
     for folder in folders:
         study = store.read_study(folder)
-        own = (volume(study), sum(study.seconds.get(phase, 0.0) for phase in _PHASES))
-        first = first or own
-        share = f"{own[0] / first[0]:.1%} of the first's" if first[0] else "n/a"
-        time = f"{own[1] / first[1]:.1%} of its time" if first[1] else "n/a"
+        figures = (volume(study), sum(study.seconds.get(phase, 0.0) for phase in _PHASES))
+        first = first or figures
+        share = f"{figures[0] / first[0]:.1%} of the first's" if first[0] else "n/a"
+        time = f"{figures[1] / first[1]:.1%} of its time" if first[1] else "n/a"
         line = {"run": str(folder), "strategy": study.recipe.search.strategy}
-        line |= {"hypervolume": f"{own[0]:.4f}", "share": share}
-        line |= {"seconds": f"{own[1]:.1f}", "of": time}
+        line |= {"hypervolume": f"{figures[0]:.4f}", "share": share}
+        line |= {"seconds": f"{figures[1]:.1f}", "of": time}
         _say(json.dumps(line))
 
 

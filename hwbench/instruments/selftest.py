@@ -2,7 +2,7 @@
 
 `run` measures doubles (`hwbench.measure.trial`) and yields one `Row` a question; `judge_*` are the
 pure parts. What cannot be made to happen on command (a drift, an offset of one process, an order
-effect) is planted on the samples of the A/A sitting: `plant` returns altered copies of records.
+effect) is planted on the samples of the A/A session: `plant` returns altered copies of records.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from hwbench.instruments import agreement, networks
 from hwbench.measure import precision, trial
 from hwbench.measure.device import Device, opened
 from hwbench.measure.trial import AGAIN, Trial
-from hwbench.records import MeasureSpec, Process, TargetProfile, Visit
+from hwbench.pipeline import session
+from hwbench.records import Candidate, MeasureSpec, Process, TargetProfile, Visit
 from hwbench.worker import stopwatch
 
 MARGIN = 0.02
@@ -57,15 +58,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: sittings of A/A with so many copies each; the same a slow-down.
+    """How much is measured: sessions of A/A with so many copies each; the same a slow-down.
 
     ``crowded`` are the slow-downs that are looked for beside a co-runner on the same core, ``many``
-    the real models that are to be known to 1 % in one sitting (0: not tried).
+    the real models that are to be known to 1 % in one session (0: not tried).
     """
 
-    sittings: int
+    sessions: int
     copies: int
-    slow_sittings: int
+    slow_sessions: int
     slow_copies: int
     slower: tuple[float, ...]
     crowded: tuple[float, ...]
@@ -91,34 +92,34 @@ STANDARD = MeasureSpec(policy="standard", generations=14, half_width=0.01, max_t
 def judge_same(trials: Sequence[Trial]) -> Row:
     """Return how often identical doubles were told apart at 99 % (FASTER or SLOWER).
 
-    As everywhere where a sitting decides, by Holm over the comparisons of each sitting.
+    As everywhere where a session decides, by Holm over the comparisons of each session.
     """
-    sittings = [_twins(t) for t in trials]
-    intervals = [i for sitting in sittings for i in sitting.values()]
-    found = [v for s in sittings for v in stats.verdicts(s, MARGIN, _DECIDE).values()]
-    alarms = sum(v in (stats.Verdict.FASTER, stats.Verdict.SLOWER) for v in found)
-    equal = sum(v is stats.Verdict.EQUIVALENT for v in found)
+    sessions = [_twins(t) for t in trials]
+    intervals = [i for session in sessions for i in session.values()]
+    verdicts = [v for s in sessions for v in stats.verdicts(s, MARGIN, _DECIDE).values()]
+    alarms = sum(v in (stats.Verdict.FASTER, stats.Verdict.SLOWER) for v in verdicts)
+    equal = sum(v is stats.Verdict.EQUIVALENT for v in verdicts)
     widths = [i.half_width for i in intervals]
-    said = f"{alarms} false alarms, {equal} equivalent within {MARGIN:.0%}"
+    sentence = f"{alarms} false alarms, {equal} equivalent within {MARGIN:.0%}"
     if widths:
-        said += f", half-width {statistics.median(widths):.2%} (99 %, median)"
-    wanted = "no false alarm (99 %)" if len(found) < 100 else "at most 1 % false alarms"
+        sentence += f", half-width {statistics.median(widths):.2%} (99 %, median)"
+    expected = "no false alarm (99 %)" if len(verdicts) < 100 else "at most 1 % false alarms"
     return Row(
         "A/A: identical twins told apart",
-        len(found),
-        said,
-        wanted,
-        alarms <= len(found) // 100,
+        len(verdicts),
+        sentence,
+        expected,
+        alarms <= len(verdicts) // 100,
         sum(t.seconds for t in trials),
     )
 
 
-def _twins(found: Trial) -> dict[str, stats.Interval]:
+def _twins(measured: Trial) -> dict[str, stats.Interval]:
     """Return the 99 % intervals, by name, of all that is identical to R: S and the copies."""
-    with_shadow = {**found.doubles, "same, S": found.shadow}
-    spread = stats.pooled_spread(with_shadow.values(), found.reference)
+    with_shadow = {**measured.doubles, "same, S": measured.shadow}
+    spread = stats.pooled_spread(with_shadow.values(), measured.reference)
     return {
-        name: stats.ratio(processes, found.reference, _DECIDE, spread)
+        name: stats.ratio(processes, measured.reference, _DECIDE, spread)
         for name, processes in with_shadow.items()
         if name.startswith("same")
     }
@@ -129,13 +130,13 @@ def judge_slower(trials: Sequence[Trial], share: float, where: str = "") -> Row:
     intervals = [t.interval(n) for t in trials for n in t.doubles if n.startswith("slow")]
     hits = sum(i.low > 1.0 for i in intervals)
     seconds = sum(t.seconds for t in trials)
-    said = f"found {hits} of {len(intervals)}"
+    sentence = f"found {hits} of {len(intervals)}"
     if intervals:
         middle = statistics.median(i.estimate for i in intervals) - 1.0
-        said += f", estimated {middle:+.2%} (median), {seconds / len(intervals):.1f} s a pair"
-    wanted = "9 of 10" if share >= MARGIN else "to know"
+        sentence += f", estimated {middle:+.2%} (median), {seconds / len(intervals):.1f} s a pair"
+    expected = "9 of 10" if share >= MARGIN else "to know"
     ok = hits >= 0.9 * len(intervals) if share >= MARGIN else None
-    return Row(f"{share:.0%} slower{where}", len(intervals), said, wanted, ok, seconds)
+    return Row(f"{share:.0%} slower{where}", len(intervals), sentence, expected, ok, seconds)
 
 
 def judge_planted(before: Trial, after: Trial, question: str, most: float) -> Row:
@@ -160,48 +161,48 @@ def judge_planted(before: Trial, after: Trial, question: str, most: float) -> Ro
     )
 
 
-def judge_many(found: Trial) -> Row:
-    """Return whether every model of a sitting is known to 1 % (99 %), in how many seconds.
+def judge_many(measured: Trial) -> Row:
+    """Return whether every model of a session is known to 1 % (99 %), in how many seconds.
 
     Models come in identical twins; none of these may be told apart.
     """
-    half_widths = [found.interval(name).half_width for name in found.doubles]
-    spread = stats.pooled_spread([*found.doubles.values(), found.shadow], found.reference)
+    half_widths = [measured.interval(name).half_width for name in measured.doubles]
+    spread = stats.pooled_spread([*measured.doubles.values(), measured.shadow], measured.reference)
     twins = [
-        stats.ratio(found.doubles[name + AGAIN], processes, _DECIDE, spread)
-        for name, processes in found.doubles.items()
-        if name + AGAIN in found.doubles
+        stats.ratio(measured.doubles[name + AGAIN], processes, _DECIDE, spread)
+        for name, processes in measured.doubles.items()
+        if name + AGAIN in measured.doubles
     ]
-    told = [stats.verdict(t, MARGIN) for t in twins]
-    alarms = sum(v in (stats.Verdict.FASTER, stats.Verdict.SLOWER) for v in told)
+    verdicts = [stats.verdict(t, MARGIN) for t in twins]
+    alarms = sum(v in (stats.Verdict.FASTER, stats.Verdict.SLOWER) for v in verdicts)
     apart = max((abs(t.estimate - 1.0) for t in twins), default=0.0)
-    times = sorted(stats.level(p).estimate for p in found.doubles.values())
-    said = (
-        f"{precision.summary(half_widths)}; {len(found.reference)} generations, "
-        f"{found.seconds:.0f} s; {times[0] * 1e6:.0f} to {times[-1] * 1e6:.0f} µs a call; "
+    times = sorted(stats.level(p).estimate for p in measured.doubles.values())
+    sentence = (
+        f"{precision.summary(half_widths)}; {len(measured.reference)} generations, "
+        f"{measured.seconds:.0f} s; {times[0] * 1e6:.0f} to {times[-1] * 1e6:.0f} µs a call; "
         f"{len(twins)} pairs of twins at most {apart:.2%} apart, {alarms} told apart"
     )
-    known = max(half_widths) <= STANDARD.half_width and found.seconds <= STANDARD.max_time
+    known = max(half_widths) <= STANDARD.half_width and measured.seconds <= STANDARD.max_time
     return Row(
-        f"{len(half_widths)} real models in one sitting, policy {STANDARD.policy}",
+        f"{len(half_widths)} real models in one session, policy {STANDARD.policy}",
         len(half_widths),
-        said,
+        sentence,
         f"each to ±1 % (99 %) within {STANDARD.max_time:.0f} s, no twins told apart",
         known and not alarms,
-        found.seconds,
+        measured.seconds,
     )
 
 
-def judge_killed(found: Trial) -> Row:
+def judge_killed(measured: Trial) -> Row:
     """Return whether a worker that was killed is a recorded failure and the rest went on."""
-    failure = found.failures.get("killed")
-    others = [n for n in found.doubles if n != "killed"]
-    whole = bool(others) and all(n not in found.failures for n in others)
-    said = failure.message if failure is not None else "no failure was recorded"
+    failure = measured.failures.get("killed")
+    others = [n for n in measured.doubles if n != "killed"]
+    whole = bool(others) and all(n not in measured.failures for n in others)
+    sentence = failure.message if failure is not None else "no failure was recorded"
     return Row(
         "kill -9 of a worker",
         1,
-        f"{said}; {len(others)} others went on",
+        f"{sentence}; {len(others)} others went on",
         "recorded as SIGKILL, the others go on",
         failure is not None and "SIGKILL" in failure.message and whole,
     )
@@ -222,8 +223,8 @@ def judge_overhead(inside: Sequence[float], around: Sequence[float], call: float
 
 def judge_agreement(loop: str, pairs: Sequence[tuple[float, float]]) -> Row:
     """Return how far our loop's times are from another's, of pairs measured in turn."""
-    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    level = statistics.median(theirs for _, theirs in pairs)
+    ratio = statistics.median(own_time / other_time for own_time, other_time in pairs)
+    level = statistics.median(other_time for _, other_time in pairs)
     return Row(
         f"agreement with {loop}",
         len(pairs),
@@ -237,7 +238,7 @@ def judge_agreement(loop: str, pairs: Sequence[tuple[float, float]]) -> Row:
 # planting
 
 
-def plant(found: Trial, change: Callable[[str, Process, Visit], float]) -> Trial:
+def plant(measured: Trial, change: Callable[[str, Process, Visit], float]) -> Trial:
     """Return a trial whose calls took `change(name, process, visit)` times as long."""
 
     def all_of(name: str, processes: Sequence[Process]) -> tuple[Process, ...]:
@@ -247,10 +248,10 @@ def plant(found: Trial, change: Callable[[str, Process, Visit], float]) -> Trial
         )
 
     return dataclasses.replace(
-        found,
-        reference=all_of("reference", found.reference),
-        shadow=all_of("shadow", found.shadow),
-        doubles={n: all_of(n, p) for n, p in found.doubles.items()},
+        measured,
+        reference=all_of("reference", measured.reference),
+        shadow=all_of("shadow", measured.shadow),
+        doubles={n: all_of(n, p) for n, p in measured.doubles.items()},
     )
 
 
@@ -260,14 +261,14 @@ def drift(found: Trial) -> Trial:
     return plant(found, lambda _n, _p, v: 1.0 + _DRIFT * (v.round > last / 2))
 
 
-def offset(found: Trial) -> Trial:
+def offset(measured: Trial) -> Trial:
     """Return the trial with the doubles' processes of one generation 2 % slower for good."""
-    only = found.reference[0].generation if found.reference else 0
+    only = measured.reference[0].generation if measured.reference else 0
 
     def change(name: str, process: Process, _visit: Visit) -> float:
         return 1.0 + _OFFSET * (name.startswith("same") and process.generation == only)
 
-    return plant(found, change)
+    return plant(measured, change)
 
 
 def order(found: Trial) -> Trial:
@@ -309,15 +310,15 @@ def run(target: TargetProfile, full: bool, show: Show) -> Iterator[Row]:
 
 
 def _same(device: Device, plan: Plan, show: Show) -> tuple[list[Trial], Trial]:
-    """Return the A/A sittings; the first has a double that is killed on the way."""
-    found = []
+    """Return the A/A sessions; the first has a double that is killed on the way."""
+    trials = []
     copies: dict[str, Mapping[str, Any]] = {f"same {n}": {} for n in range(plan.copies)}
-    for number in range(plan.sittings):
-        show(0.5 * number / plan.sittings, f"A/A, sitting {number + 1} of {plan.sittings}")
+    for number in range(plan.sessions):
+        show(0.5 * number / plan.sessions, f"A/A, session {number + 1} of {plan.sessions}")
         doubles = copies if number else {**copies, "killed": {"fault": "die", "at": 60}}
         spec = dataclasses.replace(COARSE, seed=number)
-        found.append(trial.run(device, doubles, spec))
-    return [dataclasses.replace(t, doubles=_named(t, "same")) for t in found], found[0]
+        trials.append(trial.run(device, doubles, spec))
+    return [dataclasses.replace(t, doubles=_named(t, "same")) for t in trials], trials[0]
 
 
 def _planted(same: Sequence[Trial]) -> Iterator[Row]:
@@ -334,25 +335,32 @@ def _planted(same: Sequence[Trial]) -> Iterator[Row]:
 def _slow(
     device: Device, plan: Plan, share: float, show: Show, affinity: Sequence[int] = ()
 ) -> list[Trial]:
-    found = []
+    trials = []
     spec = FINE if share <= MARGIN else MIDDLE if share <= 0.03 else COARSE
     doubles = {f"slow {n}": {"slower": share} for n in range(plan.slow_copies)}
-    for number in range(plan.slow_sittings):
-        label = f"{share:.0%} slower, sitting {number + 1} of {plan.slow_sittings}"
+    for number in range(plan.slow_sessions):
+        label = f"{share:.0%} slower, session {number + 1} of {plan.slow_sessions}"
         show(0.5, label + (", beside a co-runner" if affinity else ""))
         chosen = dataclasses.replace(spec, seed=number)
-        found.append(trial.run(device, doubles, chosen, affinity))
-    return found
+        trials.append(trial.run(device, doubles, chosen, affinity))
+    return trials
 
 
 def _many(device: Device, count: int, folder: Path, show: Show) -> Trial:
-    """Return a sitting of networks of `count` / 2 widths, each of them twice."""
-    show(0.85, f"{count} real models in one sitting")
+    """Return a session of networks of `count` / 2 widths, each of them twice."""
+    show(0.85, f"{count} real models in one session")
     models = {
         f"width {w}": networks.convolutions(folder / f"width-{w}.onnx", _SIDE, w)
         for w in range(_STEP * count // 2, 0, -_STEP)
     }
-    return trial.run_models(device, models, STANDARD)
+    backend = device.target.backends[0]
+    with session.scratch(device.target) as line:
+        futures = {
+            name: line.compiled(Candidate(model.spec, backend, device.target.name), model)
+            for name, model in models.items()
+        }
+        artifacts = {name: future.result() for name, future in futures.items()}
+        return trial.run_models(device, artifacts, STANDARD)
 
 
 def _crowded(device: Device, plan: Plan, show: Show) -> Iterator[Row]:

@@ -2,7 +2,8 @@
 
 ``graph`` reads ONNX, ``layouts`` says where a pixel lives, ``encode`` turns weights into lists,
 ``template`` and ``stencils`` write the loops, ``problem`` joins the three for one layer,
-``choose`` picks among its variants, ``lower`` makes one Relax module, ``build`` a library of it,
+``choose`` picks among its variants, ``emit``, ``placement`` and ``lower`` make one Relax module
+(``fallback``: what TVM imports), ``build`` a library of it,
 ``explain`` says what became of each layer; ``roofs`` measures what the machine can do; ``memory``
 keeps what was found out about a machine.
 

@@ -30,8 +30,8 @@ def translated() -> Iterator[None]:
         yield
     except FOREIGN as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = (lines or [type(error).__name__])[-1][:300]
-        raise StageError("compile", f"TVM: {said}") from error
+        last_line = (lines or [type(error).__name__])[-1][:300]
+        raise StageError("compile", f"TVM: {last_line}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +110,12 @@ def fused(module: Any, target: Any) -> Any:
         )(module)
 
 
-def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, made: Machine) -> Any:
+def prepare(module: Any, schedule: Callable[[Any, Any, bool], Any] | None, machine: Machine) -> Any:
     """Return a module whose other operators are lowered, fused and scheduled."""
     with translated():
-        module = fused(module, made.target)
+        module = fused(module, machine.target)
     if schedule is not None:
-        module = schedule(module, made.target, made.threads > 1)
+        module = schedule(module, machine.target, machine.threads > 1)
     return module
 
 
@@ -146,18 +146,18 @@ def planned(module: Any, target: Any) -> int:
     return sum(blocks)
 
 
-def library(module: Any, made: Machine, path: Path, linker: str = "") -> None:
+def library(module: Any, machine: Machine, path: Path, linker: str = "") -> None:
     """Compile a module and write it as a shared library that TVM's runtime loads.
 
     Raises `StageError` when there is no compiler to link with.
     """
-    name = linker or (f"{made.mtriple}-gcc" if made.mtriple else "cc")
+    name = linker or (f"{machine.mtriple}-gcc" if machine.mtriple else "cc")
     if shutil.which(name) is None:
         raise StageError(
             "compile",
-            f"no compiler {name!r} to link for {made.mtriple or 'this machine'}",
+            f"no compiler {name!r} to link for {machine.mtriple or 'this machine'}",
             mend="install it, for example: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
         )
     with translated():
-        executable = tvm.compile(module, made.target)
+        executable = tvm.compile(module, machine.target)
         executable.export_library(str(path), fcompile=cc.cross_compiler(name))

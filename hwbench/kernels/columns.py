@@ -29,13 +29,13 @@ class Axis:
 
 def _places(number: Any, axes: Sequence[Axis], count: int) -> list[Any]:
     """Return where in each of `count` buffers iteration `number` of the fused axes lies."""
-    found: list[Any] = [0] * count
+    places: list[Any] = [0] * count
     inner = 1
     for axis in reversed(axes):
         index = number // inner % axis.extent
-        found = [f + index * s for f, s in zip(found, axis.strides, strict=True)]
+        places = [f + index * s for f, s in zip(places, axis.strides, strict=True)]
         inner *= axis.extent
-    return found
+    return places
 
 
 def _each(vectors: int, lanes: int) -> Callable[[Any], None]:

@@ -182,12 +182,12 @@ class _Writer:
             ((at % s.height * s.chunk + number) * s.pixels + at // s.height) * s.lanes
             for at in range(len(sums))
         ]
-        for at, (own, place) in enumerate(zip(sums, places, strict=True)):
+        for at, (accumulator, place) in enumerate(zip(sums, places, strict=True)):
             with T.vectorized(0, s.lanes) as lane:
                 value = self.bias[block * s.channels + at % s.height * s.lanes + lane]
                 if s.cuts > 1:
                     value = T.Select(cut == 0, value, self.sums[place + lane])
-                T.buffer_store(own, value, [lane])
+                T.buffer_store(accumulator, value, [lane])
         count = s.cut if s.taps % s.cut == 0 else T.min(s.cut, s.taps - cut * s.cut)
         part = T.min(number, s.height - 1) * s.cut
         with T.serial(0, count) as step:
@@ -196,20 +196,20 @@ class _Writer:
             if not s.parallel:
                 self._fetch(following, part + step)
             self._step(sums, block, tile, cut * s.cut + step)
-        for own, place in zip(sums, places, strict=True):
+        for accumulator, place in zip(sums, places, strict=True):
             with T.vectorized(0, s.lanes) as lane:
-                T.buffer_store(self.sums, own[lane], [place + lane])
+                T.buffer_store(self.sums, accumulator[lane], [place + lane])
 
     def _step(self, sums: Sequence[Any], block: Any, tile: Any, tap: Any) -> None:
         """Write one tap's products: each pixel with every vector of channels."""
         s = self.s
         weights = (block * s.taps + tap) * s.channels
         place = self.tap[tap] + self.tx[tile]
-        for number, own in enumerate(sums):
+        for number, accumulator in enumerate(sums):
             pixel, channel = number // s.height, number % s.height * s.lanes
             with T.vectorized(0, s.lanes) as lane:
                 product = self.weights[weights + channel + lane] * self.x[place + pixel]
-                T.buffer_store(own, own[lane] + product, [lane])
+                T.buffer_store(accumulator, accumulator[lane] + product, [lane])
 
     def _fetch(self, tap: Any, vector: Any) -> None:
         """Ask for a vector of weights behind a tap: memory is read while we compute.
@@ -229,13 +229,13 @@ class _Writer:
         for start in range(0, s.wide, s.square):
             pixels = [min(start + i, s.pixels - 1) for i in range(s.square)]
             square = [self.sums[T.Ramp((first + p) * s.lanes, 1, s.lanes)] for p in pixels]
-            for at, made in enumerate(turned(square, s.lanes)):
+            for at, column in enumerate(turned(square, s.lanes)):
                 for part in range(s.lanes // s.square):
                     channel = part * s.square + at
                     lanes = [part * s.square + i for i in range(s.square)]
-                    own = made if len(lanes) == s.lanes else T.Shuffle([made], lanes)
+                    piece = column if len(lanes) == s.lanes else T.Shuffle([column], lanes)
                     place = (channel * s.chunk + tile) * s.wide + start
-                    T.buffer_store(self.turned, own, [T.Ramp(place, 1, s.square)])
+                    T.buffer_store(self.turned, piece, [T.Ramp(place, 1, s.square)])
 
     def _row(self, row: Any, channel: Any, tile: Any, number: Any) -> None:
         """Write one channel's pixels of a tile, after what follows the sum."""
@@ -278,20 +278,20 @@ def turned(square: Sequence[Any], lanes: int) -> list[Any]:
     parts = list(square)
     for number, halves in enumerate(steps):
         bit = 1 << number
-        made, after = registers(count, lanes), held.copy()
+        mixtures, after = registers(count, lanes), held.copy()
         for row in range(count):
             pair, taken = [row & ~bit, row | bit], halves[int(row & bit > 0)]
             after[row] = np.concatenate(held[pair])[taken]
             mixed = T.Shuffle([parts[one] for one in pair], taken.tolist())
-            T.buffer_store(made[row], mixed, [whole])
-        parts, held = [own[whole] for own in made], after
-    found: list[Any] = [None] * count
+            T.buffer_store(mixtures[row], mixed, [whole])
+        parts, held = [register[whole] for register in mixtures], after
+    ordered: list[Any] = [None] * count
     for part, places in zip(parts, held, strict=True):
         pixels, channels = places // lanes, places % lanes
         order = np.lexsort((pixels, channels))
         done = bool((order == np.arange(lanes)).all())
-        found[int(channels.min())] = part if done else T.Shuffle([part], order.tolist())
-    return found
+        ordered[int(channels.min())] = part if done else T.Shuffle([part], order.tolist())
+    return ordered
 
 
 def _unpacked(groups: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

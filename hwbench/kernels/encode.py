@@ -127,8 +127,8 @@ def encode_pairs(weights: Floats, offsets: NDArray[np.int64], k_block: int) -> E
         for number, pair in enumerate(pairs):
             here = pair[:, start : start + k_block] != 0
             shared = np.nonzero(here.all(0))[0] + start
-            own, other = _segment(pair[:, None], here & ~here.all(0), np.arange(2), start)
-            for at, value in ((shared, pair[:, shared].T), (own, other)):
+            alone, other = _segment(pair[:, None], here & ~here.all(0), np.arange(2), start)
+            for at, value in ((shared, pair[:, shared].T), (alone, other)):
                 places.append(offsets[at].ravel())
                 starts.append(starts[-1] + len(places[-1]))
                 values.append(value.ravel())
@@ -188,13 +188,13 @@ def _segment(
     longest = max(lists, key=len)
     taps = np.zeros((len(longest), len(members)), np.int64)
     values = np.zeros((len(longest), len(members), grouped.shape[1]), np.float32)
-    for column, (member, own) in enumerate(zip(members, lists, strict=True)):
+    for column, (member, taken) in enumerate(zip(members, lists, strict=True)):
         taps[:, column] = longest
-        if len(own):
-            taps[len(own) :, column] = own[-1]
-            taps[: len(own), column] = own
-            values[: len(own), column] = grouped[member][:, own].T
-            _share(values[:, column], len(own))
+        if len(taken):
+            taps[len(taken) :, column] = taken[-1]
+            taps[: len(taken), column] = taken
+            values[: len(taken), column] = grouped[member][:, taken].T
+            _share(values[:, column], len(taken))
     return taps, values
 
 
@@ -226,15 +226,15 @@ def sell(weights: Floats, lanes: int, unroll: int = 2) -> Sell:
     for first in range(0, count, lanes):
         members = order[first : first + lanes]
         lists = [np.nonzero(weights[m])[0] for m in members]
-        steps = round_up(max(len(own) for own in lists), unroll)
+        steps = round_up(max(len(taken) for taken in lists), unroll)
         column = np.zeros((steps, lanes), np.int32)
         value = np.zeros((steps, lanes), np.float32)
-        for lane, (member, own) in enumerate(zip(members, lists, strict=True)):
-            column[: len(own), lane] = own
-            column[len(own) :, lane] = own[-1] if len(own) else 0
-            value[: len(own), lane] = weights[member, own]
-            if len(own):
-                _share(value[:, lane], len(own))
+        for lane, (member, taken) in enumerate(zip(members, lists, strict=True)):
+            column[: len(taken), lane] = taken
+            column[len(taken) :, lane] = taken[-1] if len(taken) else 0
+            value[: len(taken), lane] = weights[member, taken]
+            if len(taken):
+                _share(value[:, lane], len(taken))
         columns.append(column.ravel())
         values.append(value.ravel())
         slices.append(slices[-1] + steps)

@@ -20,7 +20,7 @@ from hwbench.kernels.choose import clock
 from hwbench.kernels.graph import Graph
 from hwbench.kernels.lower import SELL_BELOW
 from hwbench.kernels.problem import Config
-from hwbench.kernels.values import Made
+from hwbench.kernels.values import LoweredLayer
 
 RUNS = 7
 
@@ -69,10 +69,10 @@ class Row:
 
 
 def rows(
-    layers: Sequence[Made],
+    layers: Sequence[LoweredLayer],
     seconds: Mapping[str, Sequence[float]],
     roofs: Mapping[str, float] | None = None,
-    contests: Mapping[str, Mapping[str, float]] | None = None,
+    contests: Mapping[str, Mapping[Config, float]] | None = None,
 ) -> tuple[Row, ...]:
     """Return one row a layer.
 
@@ -82,43 +82,42 @@ def rows(
     total = sum(sum(calls) for calls in seconds.values())
     # Layers of one shape share a function: its calls come in the order of the layers.
     left = {name: list(calls) for name, calls in seconds.items()}
-    found = []
-    for made in layers:
-        taken = left[made.function].pop(0) if left.get(made.function) else 0.0
-        why = _why(made, (contests or {}).get(made.signature, {}))
-        row = Row(made.layer, made.form, made.config, 1 - made.density, why, within=made.within)
+    table = []
+    for note in layers:
+        taken = left[note.function].pop(0) if left.get(note.function) else 0.0
+        why = _why(note, (contests or {}).get(note.signature, {}))
+        row = Row(note.layer, note.form, note.config, 1 - note.density, why, within=note.within)
         if taken:
-            bound = "register" if made.reuse > 1 else "L1"
-            best = (roofs or {}).get("registers" if made.reuse > 1 else "L1")
+            bound = "register" if note.reuse > 1 else "L1"
+            best = (roofs or {}).get("registers" if note.reuse > 1 else "L1")
             row = dataclasses.replace(
                 row,
                 seconds=taken,
                 share=taken / total,
-                walked=made.walked / taken,
-                worth=made.flops / taken,
-                roof=best * made.per_load if best else None,
+                walked=note.walked / taken,
+                worth=note.flops / taken,
+                roof=best * note.per_load if best else None,
                 bound=bound,
             )
-        found.append(row)
-    return tuple(found)
+        table.append(row)
+    return tuple(table)
 
 
-def _why(made: Made, contest: Mapping[str, float]) -> str:
+def _why(note: LoweredLayer, contest: Mapping[Config, float]) -> str:
     """Return why a layer is computed as it is: the rule that decided, or the times that did."""
-    if made.form == "depthwise":
+    if note.form == "depthwise":
         return "each output reads one channel, there is nothing to skip"
-    if made.config == "rows":
+    if note.config == "rows":
         return f"lists for one row of input are not tried below {1 - SELL_BELOW:.0%}"
-    if made.form == "dense" and 1 - made.density < TRY_FROM:
+    if note.form == "dense" and 1 - note.density < TRY_FROM:
         return f"sparse kernels are not tried below {TRY_FROM:.0%}"
     best: dict[str, float] = {}
-    for label, seconds in contest.items():
-        lists = Config.lists(label)
-        best[lists] = min(best.get(lists, seconds), seconds)
+    for config, seconds in contest.items():
+        best[config.lists] = min(best.get(config.lists, seconds), seconds)
     if len(best) > 1:
-        told = (f"{seconds * 1e6:.0f} µs {lists}" for lists, seconds in best.items())
-        return f"alone it took {', '.join(told)}"
-    return "the cost model expects no gain from skipping them" if made.form == "dense" else ""
+        timings = (f"{seconds * 1e6:.0f} µs {lists}" for lists, seconds in best.items())
+        return f"alone it took {', '.join(timings)}"
+    return "the cost model expects no gain from skipping them" if note.form == "dense" else ""
 
 
 def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, list[float]]:
@@ -148,7 +147,7 @@ def times(path: Path, graph: Graph, threads: int = 1) -> dict[str, list[float]]:
     for _ in range(RUNS):
         machine["main"](*inputs)
     return {
-        name: np.median(np.reshape(found, (RUNS, -1)), axis=0).tolist()
-        for name, found in taken.items()
-        if "." not in name and len(found) % RUNS == 0
+        name: np.median(np.reshape(calls, (RUNS, -1)), axis=0).tolist()
+        for name, calls in taken.items()
+        if "." not in name and len(calls) % RUNS == 0
     }

@@ -160,19 +160,19 @@ def _unsplit(document: onnx.ModelProto) -> None:
 
 def _coded(document: onnx.ModelProto) -> dict[str, tuple[Array, Array]]:
     """Return signed weights of 8 bits and their scales, by the name of what they decode to."""
-    kept = {i.name: numpy_helper.to_array(i) for i in document.graph.initializer}
-    found = {}
+    constants = {i.name: numpy_helper.to_array(i) for i in document.graph.initializer}
+    coded = {}
     for node in document.graph.node:
-        if node.op_type != "DequantizeLinear" or any(name not in kept for name in node.input):
+        if node.op_type != "DequantizeLinear" or any(name not in constants for name in node.input):
             continue
-        weights, scale, *zero = (kept[name] for name in node.input)
+        weights, scale, *zero = (constants[name] for name in node.input)
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         per_row = scale.ndim == 1 and axis == 0 and len(scale) == len(weights)
         symmetric = not any(z.any() for z in zero)
         if weights.dtype == np.int8 and symmetric and (scale.size == 1 or per_row):
             scales = np.broadcast_to(scale.reshape(-1), len(weights)).astype(np.float32)
-            found[node.output[0]] = (weights, scales)
-    return found
+            coded[node.output[0]] = (weights, scales)
+    return coded
 
 
 def _inferred(document: onnx.ModelProto) -> onnx.ModelProto:
@@ -193,17 +193,17 @@ def _fold(document: onnx.ModelProto) -> dict[str, Array]:
         left = False
         shaped = _inferred(document)
         shapes, _ = _tensors(shaped, constants)
-        kept = []
+        rest = []
         for node in document.graph.node:
             value = _value(node, constants, shapes, ReferenceEvaluator)
             if value is None:
-                kept.append(node)
+                rest.append(node)
                 continue
             constants[node.output[0]] = value
             document.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
             left = True
         del document.graph.node[:]
-        document.graph.node.extend(kept)
+        document.graph.node.extend(rest)
     return constants
 
 
@@ -278,7 +278,7 @@ class _Fuser:
         self.constants = constants
         self.shapes = shapes
         self.same: dict[str, str] = {}
-        self.made: dict[str, Step] = {}
+        self.fused: dict[str, Step] = {}
         self.uses = Counter(name for node in self.graph.node for name in node.input)
         self.uses.update(output.name for output in self.graph.output)
 
@@ -311,18 +311,18 @@ class _Fuser:
             if step is None and node.output[0] not in self.same:
                 step = self._other(node, inputs)
             if step is not None:
-                self.made.pop(step.output, None)
+                self.fused.pop(step.output, None)
                 step.output = node.output[0]
                 # Behind everything made so far: a residual must exist before it is added.
-                self.made[step.output] = step
+                self.fused[step.output] = step
         for name in finals & self.grids.keys():
             what = f"the output {name!r} is in 8 bits"
             raise StageError("compile", what, expected="a DequantizeLinear at the end")
         alias = [f for f in finals if f in self.same]
         for name in alias:
             node = helper.make_node("Identity", [self.same[name]], [name], name=name)
-            self.made[name] = self._other(node, [self.same[name]])
-        return list(self.made.values())
+            self.fused[name] = self._other(node, [self.same[name]])
+        return list(self.fused.values())
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         return {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -382,10 +382,10 @@ class _Fuser:
 
     def _grid(self, inputs: list[str]) -> tuple[float, int] | None:
         """Return scale and zero point, if they are one for the whole value and unsigned."""
-        found = [self.constants.get(name) for name in inputs[1:3]]
-        if len(found) < 2 or any(value is None or value.size != 1 for value in found):
+        numbers = [self.constants.get(name) for name in inputs[1:3]]
+        if len(numbers) < 2 or any(value is None or value.size != 1 for value in numbers):
             return None
-        scale, zero = (np.asarray(value).reshape(()) for value in found)
+        scale, zero = (np.asarray(value).reshape(()) for value in numbers)
         return (float(scale), int(zero)) if zero.dtype == np.uint8 else None
 
     def _gemm(self, node: onnx.NodeProto, inputs: list[str]) -> Step | None:
@@ -419,7 +419,7 @@ class _Fuser:
 
     def _open(self, name: str) -> Step | None:
         """Return the step that makes a value, if something can be fused behind it."""
-        step = self.made.get(name)
+        step = self.fused.get(name)
         return step if step is not None and step.open and self.uses[step.output] == 1 else None
 
     def _norm(self, node: onnx.NodeProto, inputs: list[str]) -> Step | None:

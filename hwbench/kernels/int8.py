@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from hwbench.errors import StageError
-from hwbench.kernels import layouts, words
+from hwbench.kernels import layouts, packed_int8
 from hwbench.kernels.build import Machine
 from hwbench.kernels.graph import Graph, Step
 from hwbench.kernels.layouts import Layout
+from hwbench.kernels.packed_int8 import BYTES, LANES, Dot, ungrouped
 from hwbench.kernels.problem import overlapping, repeated
 from hwbench.kernels.values import Planes
-from hwbench.kernels.words import BYTES, LANES, Dot, ungrouped
 
 VECTORS = 7
 """Vectors of pixels a tile: found by timing layers of ResNet-18."""
@@ -37,7 +37,7 @@ WORDS = " in words"
 """Behind the name of a value: the same value in words."""
 
 
-def planned(graph: Graph, made: Machine) -> Graph:
+def planned(graph: Graph, machine: Machine) -> Graph:
     """Return a graph whose layers between two roundings to 8 bits work on words.
 
     Raises `StageError` for a quantized model on a processor without VNNI.
@@ -45,7 +45,7 @@ def planned(graph: Graph, made: Machine) -> Graph:
     rounds = {step.output: step for step in graph.steps if step.kind == "round"}
     if not rounds:
         return graph
-    _insist_on_vnni(made)
+    _insist_on_vnni(machine)
     readers = defaultdict(list)
     for step in graph.steps:
         for name in {*step.inputs, *([step.residual] if step.residual else [])}:
@@ -55,29 +55,29 @@ def planned(graph: Graph, made: Machine) -> Graph:
     for step in graph.steps:
         ends = [r for r in readers[step.output] if r.kind == "round"]
         alone = len(ends) == 1 and graph.uses.get(step.output) == 1
-        found = _in_words(step, ends[0], rounds, graph) if alone else None
-        if found is not None:
+        packed = _packed_step(step, ends[0], rounds, graph) if alone else None
+        if packed is not None:
             over.add(ends[0].output)
-            plain = dataclasses.replace(ends[0], kind="plain8", inputs=[found.output])
-            steps += [found, plain]
+            plain = dataclasses.replace(ends[0], kind="plain8", inputs=[packed.output])
+            steps += [packed, plain]
         elif step.output not in over:
             steps.append(step)
-    return _with_words(graph, steps, rounds)
+    return _with_packed(graph, steps, rounds)
 
 
-def _insist_on_vnni(made: Machine) -> None:
+def _insist_on_vnni(machine: Machine) -> None:
     from tvm.target import codegen
 
-    if made.lanes == LANES and codegen.target_has_features("avx512vnni", made.target):
+    if machine.lanes == LANES and codegen.target_has_features("avx512vnni", machine.target):
         return
     raise StageError(
         "compile",
-        f"tvm_sparse has int8 kernels for AVX-512 VNNI only, and {made.mcpu} has none",
+        f"tvm_sparse has int8 kernels for AVX-512 VNNI only, and {machine.mcpu} has none",
         mend="give it the fp32 model; onnxruntime runs the int8 one",
     )
 
 
-def _in_words(step: Step, end: Step, rounds: dict[str, Step], graph: Graph) -> Step | None:
+def _packed_step(step: Step, end: Step, rounds: dict[str, Step], graph: Graph) -> Step | None:
     """Return a step on words for a step and the rounding behind it; None: it stays in floats."""
     inputs = [rounds.get(name) for name in step.inputs]
     shapes = [graph.shapes[name] for name in (*step.inputs, step.output) if name in graph.shapes]
@@ -100,14 +100,14 @@ def _in_words(step: Step, end: Step, rounds: dict[str, Step], graph: Graph) -> S
     )
 
 
-def _with_words(graph: Graph, steps: Sequence[Step], rounds: dict[str, Step]) -> Graph:
-    """Return the graph with these steps; what they want in words and nobody makes is rounded."""
-    made = {step.output for step in steps}
-    wanted = {n for step in steps for n in step.inputs if n.endswith(WORDS)} - made
+def _with_packed(graph: Graph, steps: Sequence[Step], rounds: dict[str, Step]) -> Graph:
+    """Return the graph with these steps; what they read packed and no step makes is rounded."""
+    outputs = {step.output for step in steps}
+    lacking = {n for step in steps for n in step.inputs if n.endswith(WORDS)} - outputs
     ordered: list[Step] = []
     for step in steps:
         ordered.append(step)
-        if step.kind == "round" and step.output + WORDS in wanted:
+        if step.kind == "round" and step.output + WORDS in lacking:
             ordered.append(dataclasses.replace(step, kind="words", output=step.output + WORDS))
     shapes = dict(graph.shapes)
     for name in rounds:
@@ -149,11 +149,11 @@ class Writer(Protocol):
     def window_target(self, step: Step) -> Layout:
         """Return the layout that a window's output is written in."""
 
-    def note_words(self, step: Step, name: str, stored: int, blocks: int) -> None:
+    def note_packed(self, step: Step, name: str, stored: int, blocks: int) -> None:
         """Note what a layer in 8 bits became: so many of its blocks of weights are stored."""
 
 
-class Eight:
+class Int8Lowering:
     """Emits steps on words; part of the module that is being written."""
 
     def __init__(self, writer: Writer) -> None:
@@ -166,43 +166,45 @@ class Eight:
         """What emits each kind of step."""
         return {
             "round": self._round,
-            "words": self._words,
-            "plain8": self._plain,
+            "words": self._pack,
+            "plain8": self._unpack,
             "dot8": self._dot,
             "add8": self._add,
             "pool8": self._pool,
         }
 
-    def _made(self, step: Step, var: Any, layout: Layout) -> Planes:
+    def _packed(self, step: Step, var: Any, layout: Layout) -> Planes:
         self.grids[step.output] = (step.scale, step.zero)
         images, planes = self.low.graph.shapes[step.output][:2]
-        pad = words.padding(step.zero)
+        pad = packed_int8.padding(step.zero)
         return Planes(var, layout, images, planes, dtype="int32", pad=pad)
 
     def _round(self, step: Step) -> Any:
         low, shape = self.low, self.low.graph.shapes[step.output]
         size = math.prod(shape)
-        function = words.round_kernel(low.name("round"), size, step.scale, step.zero)
+        function = packed_int8.round_kernel(low.name("round"), size, step.scale, step.zero)
         flat = low.call(function, [low.flat(step.inputs[0])], size)
         return low.reshaped(flat, shape)
 
-    def _words(self, step: Step) -> Planes:
+    def _pack(self, step: Step) -> Planes:
         low, name = self.low, step.inputs[0]
         images, channels, height, width = low.graph.shapes[name]
         layout = low.layouts[height, width]
         table = layouts.gather_table(layout, np.arange(height * width).reshape(height, width))
-        function = words.words_kernel(
+        function = packed_int8.pack_kernel(
             low.name("words"), images, channels, height * width, layout, (step.scale, step.zero)
         )
         planes = layouts.round_up(-(-channels // BYTES), layouts.ROW_MULTIPLE)
         size = images * planes * layout.plane
-        return self._made(step, low.call(function, [low.flat(name), table], size, "int32"), layout)
+        return self._packed(
+            step, low.call(function, [low.flat(name), table], size, "int32"), layout
+        )
 
-    def _plain(self, step: Step) -> Any:
+    def _unpack(self, step: Step) -> Any:
         low, shape = self.low, self.low.graph.shapes[step.output]
         value: Planes = low.values[step.inputs[0]]
         table = value.layout.index().reshape(-1).astype(np.int32)
-        function = words.floats_kernel(
+        function = packed_int8.unpack_kernel(
             low.name("floats"), shape, value.planes, value.layout, (step.scale, step.zero)
         )
         flat = low.call(function, [value.var, table], math.prod(shape))
@@ -221,7 +223,7 @@ class Eight:
         channels = low.graph.shapes[name.removesuffix(WORDS)][1]
         weights = ungrouped(weights, step.groups, channels)
         places = np.add.outer(np.arange(value.channels) * x_plane, inside).reshape(-1)
-        starts, offsets, values = words.encode(weights, value.channels, places)
+        starts, offsets, values = packed_int8.encode(weights, value.channels, places)
         scale, zero = self.grids[name]
         sums = weights.reshape(len(weights), -1).sum(1, dtype=np.int64)
         bias = np.rint(step.bias.astype(np.float64) / (scale * scales.astype(np.float64)))
@@ -257,9 +259,11 @@ class Eight:
         if mask is not None:
             constants.append(np.tile(mask, value.images))
         function = low.name("dot8")
-        low.note_words(step, function, int(starts[-1]), places.size * len(weights))
-        var = low.call(words.dot_kernel(function, shape), [x, *constants], shape.y_size, "int32")
-        return self._made(step, var, target)
+        low.note_packed(step, function, int(starts[-1]), places.size * len(weights))
+        var = low.call(
+            packed_int8.dot_kernel(function, shape), [x, *constants], shape.y_size, "int32"
+        )
+        return self._packed(step, var, target)
 
     def _add(self, step: Step) -> Planes:
         low = self.low
@@ -268,10 +272,10 @@ class Eight:
         other = low.placed(step.inputs[1], one.layout, second.pad)
         size = one.images * one.planes * one.layout.plane
         grids = [self.grids[name] for name in step.inputs]
-        function = words.add_kernel(
+        function = packed_int8.add_kernel(
             low.name("add8"), size, grids, (step.scale, step.zero), _bounds(step)
         )
-        return self._made(step, low.call(function, [one.var, other], size, "int32"), one.layout)
+        return self._packed(step, low.call(function, [one.var, other], size, "int32"), one.layout)
 
     def _pool(self, step: Step) -> Planes:
         low = self.low
@@ -295,10 +299,12 @@ class Eight:
             zero=step.zero,
             bounds=(0, 255),
         )
-        function = words.pool_kernel(low.name("pool8"), shape, inside, phases * source.plane)
+        function = packed_int8.pool_kernel(low.name("pool8"), shape, inside, phases * source.plane)
         constants: list[NDArray[Any]] = [np.asarray(walk.x, np.int32), np.asarray(walk.y, np.int32)]
         constants += [] if mask is None else [mask]
-        return self._made(step, low.call(function, [x, *constants], shape.y_size, "int32"), target)
+        return self._packed(
+            step, low.call(function, [x, *constants], shape.y_size, "int32"), target
+        )
 
 
 def _bounds(step: Step) -> tuple[int, int]:

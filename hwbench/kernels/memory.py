@@ -24,16 +24,16 @@ VERSION = 5
 Seconds = Mapping[str, float]
 
 
-def fingerprint(made: Machine) -> str:
+def fingerprint(machine: Machine) -> str:
     """Return a hash of what decides which kernel is fastest: processor, threads, our code."""
-    here = conditions.identity() if made.native else {}
+    here = conditions.identity() if machine.native else {}
     return digest(
         {
             "version": VERSION,
             "tvm": tvm.__version__,
-            "mcpu": made.mcpu,
-            "mtriple": made.mtriple,
-            "threads": made.threads,
+            "mcpu": machine.mcpu,
+            "mtriple": machine.mtriple,
+            "threads": machine.threads,
             "cpu": here.get("cpu"),
             "caches": here.get("caches"),
         }
@@ -58,14 +58,14 @@ class Memory:
         kept = self._all().get(self.fingerprint)
         return kept if isinstance(kept, dict) else {}
 
-    def keep(self, found: Mapping[str, Seconds]) -> None:
+    def keep(self, figures: Mapping[str, Seconds]) -> None:
         """Add figures to what is there; two processes that do so at once both succeed."""
-        if not found:
+        if not figures:
             return
         with files.locked(self.file.with_suffix(".lock"), wait=True):
             everything = self._all()
-            mine = {**self.recall(), **{name: dict(f) for name, f in found.items()}}
-            everything[self.fingerprint] = dict(sorted(mine.items()))
+            known = {**self.recall(), **{name: dict(f) for name, f in figures.items()}}
+            everything[self.fingerprint] = dict(sorted(known.items()))
             files.write(self.file, json.dumps(everything, indent=1) + "\n")
 
     def _all(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -76,6 +76,6 @@ class Memory:
         return kept if isinstance(kept, dict) else {}
 
 
-def of(made: Machine, file: Path | None = None) -> Memory:
+def of(machine: Machine, file: Path | None = None) -> Memory:
     """Return the memory of a machine, in `file` or where it is by default."""
-    return Memory(file or default(), fingerprint(made))
+    return Memory(file or default(), fingerprint(machine))

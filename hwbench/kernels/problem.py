@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,56 +18,101 @@ from hwbench.kernels.template import Epilogue
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """One way to compute a layer: the template's parameters, all sizes in their own units.
+class Reading(enum.Enum):
+    """How a kernel over lists reads its input; the value is what a label says of it."""
 
-    ``vectors`` of pixels a tile, ``k_block`` taps at a time, ``row_block`` outputs sharing a
-    list, ``group`` lists walked together, ``pack`` the taps of a tile first, ``fuse`` the
-    depthwise layer before into this packing; with ``pairs`` two rows share the list of the
-    taps that both have and no more (`encode.encode_pairs`); with ``shift`` the input is first
-    copied so that every tap is aligned. With ``across`` a dense kernel has ``row_block`` vectors
-    of output channels by ``vectors`` single pixels (`dense`).
+    IN_PLACE = ""
+    """From where it lies."""
+    PACKED = "pack"
+    """The taps of a tile are copied side by side first."""
+    SHIFTED = "shift"
+    """From copies of the input, moved so that every tap is aligned."""
+    FUSED = "pack depthwise"
+    """Packed, and what is packed is the output of the depthwise layer before."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether a tile's taps are copied first."""
+        return self in (Reading.PACKED, Reading.FUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class RowLists:
+    """Blocks of ``row_block`` outputs share a list of taps, ``group`` lists are walked together.
+
+    ``vectors`` of pixels a tile, ``k_block`` taps at a time.
     """
 
     vectors: int
     k_block: int
     row_block: int = 1
     group: int = 1
-    pack: bool = False
-    fuse: bool = False
-    pairs: bool = False
-    shift: bool = False
-    across: bool = False
+    reading: Reading = Reading.IN_PLACE
 
     @property
     def label(self) -> str:
-        """The configuration on one line, for tables."""
-        if self.across:
-            return f"{ACROSS} {self.row_block}x{self.vectors}"
-        size = f"V{self.vectors} K{self.k_block} {self.row_block}x1 G{self.group}"
-        size = f"{size} {PAIRS}" if self.pairs else size
-        size = f"{size} pack" if self.pack else size
-        size = f"{size} shift" if self.shift else size
-        return f"{size} {FUSED}" if self.fuse else size
+        """The configuration on one line, for tables and for files."""
+        return _label(self)
 
-    @staticmethod
-    def lists(label: str) -> str:
-        """Return which rows share a list, in words, from a label."""
-        if label.startswith(ACROSS):
-            return "with output channels in the lanes"
-        rows = label.split()[2].partition("x")[0]
-        if PAIRS in label:
-            return "with shared and own lists per 2 rows"
-        return "with a list per row" if rows == "1" else f"a list per {rows} rows"
+    @property
+    def lists(self) -> str:
+        """Which rows share a list, in words."""
+        rows = self.row_block
+        return "with a list per row" if rows == 1 else f"a list per {rows} rows"
 
 
-FUSED = "depthwise"
-"""In a label: the depthwise layer before is part of the kernel."""
-PAIRS = "pairs"
-"""In a label: two rows share a list of what both have, and have one of their own each."""
-ACROSS = "across"
-"""A label's start: output channels in the lanes, so many vectors of them by so many pixels."""
+@dataclass(frozen=True, slots=True)
+class PairLists:
+    """Two rows share the list of the taps that both have and no more (`encode.encode_pairs`)."""
+
+    vectors: int
+    k_block: int
+    reading: Reading = Reading.IN_PLACE
+    row_block: ClassVar[int] = 2
+    group: ClassVar[int] = 1
+
+    @property
+    def label(self) -> str:
+        """The configuration on one line, for tables and for files."""
+        return _label(self)
+
+    @property
+    def lists(self) -> str:
+        """Which rows share a list, in words."""
+        return "with shared and own lists per 2 rows"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLanes:
+    """A dense kernel: ``row_block`` vectors of output channels by ``pixels`` (see `dense`)."""
+
+    pixels: int
+    row_block: int
+    reading: ClassVar[Reading] = Reading.IN_PLACE
+
+    @property
+    def label(self) -> str:
+        """The configuration on one line, for tables and for files."""
+        return f"across {self.row_block}x{self.pixels}"
+
+    @property
+    def lists(self) -> str:
+        """What stands in the place of lists, in words."""
+        return "with output channels in the lanes"
+
+
+Lists = RowLists | PairLists
+"""Configurations that go over lists of taps."""
+Config = RowLists | PairLists | OutputLanes
+"""One way to compute a layer: the parameters of a kernel, all sizes in their own units."""
+
+
+def _label(config: Lists) -> str:
+    size = f"V{config.vectors} K{config.k_block} {config.row_block}x1 G{config.group}"
+    kind = "pairs" if isinstance(config, PairLists) else ""
+    return " ".join(part for part in (size, kind, config.reading.value) if part)
+
+
 WHOLE = 1 << 20
 """A K block that no layer fills: no blocking."""
 WINDOW_VECTORS = 7
@@ -190,18 +236,18 @@ class Kernel:
 
 def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     """Return the kernel that computes `problem` as `config` says."""
-    if config.across:
-        return _across(problem, config, name)
+    if isinstance(config, OutputLanes):
+        return _output_lanes(problem, config, name)
     p = problem
     taps = p.matrix.shape[1]
     k_block = min(config.k_block, taps)
-    before = p.before if config.fuse else None
-    places = np.arange(taps) % k_block if config.pack else p.offsets
+    before = p.before if config.reading is Reading.FUSED else None
+    places = np.arange(taps) % k_block if config.reading.packs else p.offsets
     shifts: tuple[int, ...] = ()
-    if config.shift:
+    if config.reading is Reading.SHIFTED:
         shifts, places = _shifted(p)
     # Places in a panel are small numbers.
-    short = config.pack and k_block <= np.iinfo(np.int16).max
+    short = config.reading.packs and k_block <= np.iinfo(np.int16).max
     source, window, x_image = p.source, p.window, p.x_image
     if before is not None:
         source, window = before.source, before.window
@@ -212,7 +258,11 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     tile_x, tile_y = repeated(walk.x, x_image, p.images), repeated(walk.y, y_image, p.images)
     # A thread has rows of its own, so that tiles need not be many; but a depthwise layer would
     # then be computed by each.
-    by_tile = config.fuse and len(tile_x) >= p.threads and not overlapping(walk, p.target.lanes)
+    by_tile = (
+        config.reading is Reading.FUSED
+        and len(tile_x) >= p.threads
+        and not overlapping(walk, p.target.lanes)
+    )
     firsts = [0] if by_tile else _parts(p, config)
     coded = _encoded(p, config, k_block, places, firsts)
     shape = template.Shape(
@@ -229,7 +279,7 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         group=config.group,
         segments=len(coded.rows) // config.group,
         steps=len(coded.values) // (config.group * config.row_block),
-        pack=config.pack,
+        pack=config.reading.packs,
         masked=mask is not None,
         epilogue=p.epilogue,
         target=p.target,
@@ -238,7 +288,7 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
         parallel=p.threads > 1 and (by_tile or len(firsts) > 1),
         parts=len(firsts),
         stencil=None if before is None else template.Stencil(before.taps, before.epilogue),
-        pairs=config.pairs,
+        pairs=isinstance(config, PairLists),
         offsets=len(coded.offsets),
         short=short,
         shifts=shifts,
@@ -257,13 +307,13 @@ def kernel(problem: Problem, config: Config, name: str) -> Kernel:
     return Kernel(template.sparse_kernel(name, shape), tuple(constants), coded.stored)
 
 
-def _across(p: Problem, config: Config, name: str) -> Kernel:
+def _output_lanes(p: Problem, config: OutputLanes, name: str) -> Kernel:
     """Return the dense kernel with output channels in the lanes."""
     source, target = p.source, p.target
     assert isinstance(source, Planar)
     assert isinstance(target, Planar)
     taps, channels = p.matrix.shape[1], config.row_block * target.lanes
-    columns, pixels = layouts.cover(target.width, config.vectors)
+    columns, pixels = layouts.cover(target.width, config.pixels)
     spots = [(row, column) for row in range(target.height) for column in columns]
     x, y = (tuple(s.lead + s.tap(*spot) for spot in spots) for s in (source, target))
     stored = layouts.round_up(pixels, dense.side(pixels, target.lanes))
@@ -297,7 +347,7 @@ def _across(p: Problem, config: Config, name: str) -> Kernel:
     return Kernel(dense.dense_kernel(name, shape), tuple(constants), walked)
 
 
-def _parts(p: Problem, config: Config) -> list[int]:
+def _parts(p: Problem, config: Lists) -> list[int]:
     """Return the first row of each thread's part: whole blocks and groups, shared out evenly."""
     unit = config.row_block * config.group
     each = layouts.round_up(-(-p.rows // p.threads), unit)
@@ -308,13 +358,13 @@ def _parts(p: Problem, config: Config) -> list[int]:
 
 
 def _encoded(
-    p: Problem, config: Config, k_block: int, places: NDArray[np.int64], firsts: Sequence[int]
+    p: Problem, config: Lists, k_block: int, places: NDArray[np.int64], firsts: Sequence[int]
 ) -> encode.Encoded:
     """Return the weights as lists, those of the rows from each of `firsts` on by themselves."""
     coded = []
     for first, end in zip(firsts, [*firsts[1:], p.rows], strict=True):
         rows = p.matrix[first:end]
-        if config.pairs:
+        if isinstance(config, PairLists):
             coded.append(encode.encode_pairs(rows, places, k_block))
         else:
             coded.append(encode.encode(rows, places, k_block, config.row_block, config.group))

@@ -19,30 +19,30 @@ SIZES = {"L1": 16 << 10, "L2": 384 << 10, "memory": 256 << 20}
 NAME = "roofs"
 
 
-def measure(made: Machine) -> dict[str, float]:
+def measure(machine: Machine) -> dict[str, float]:
     """Return FLOP/s by where one factor comes from: ``registers``, ``L1``, ``L2``, ``memory``.
 
     Each multiply-add from a cache reads one vector, which is what an unstructured layer does.
     """
-    found = {"registers": _fastest(made, 4096, 2000, reading=False)}
+    rates = {"registers": _fastest(machine, 4096, 2000, reading=False)}
     for name, size in SIZES.items():
         count = size // 4
-        found[name] = _fastest(made, count, max((64 << 20) // size, 1), reading=True)
-    return found
+        rates[name] = _fastest(machine, count, max((64 << 20) // size, 1), reading=True)
+    return rates
 
 
-def known(made: Machine, memory: Memory) -> dict[str, float]:
+def known(machine: Machine, memory: Memory) -> dict[str, float]:
     """Return this machine's roofs, measured once and then remembered."""
-    found = memory.recall().get(NAME)
-    if found is None:
-        found = measure(made)
-        memory.keep({NAME: found})
+    rates = memory.recall().get(NAME)
+    if rates is None:
+        rates = measure(machine)
+        memory.keep({NAME: rates})
     # Threads have a core each: only memory is shared, and what that costs is not known.
-    return {name: rate * made.threads for name, rate in found.items()}
+    return {name: rate * machine.threads for name, rate in rates.items()}
 
 
-def _fastest(made: Machine, count: int, repeats: int, *, reading: bool) -> float:
-    lanes = made.lanes
+def _fastest(machine: Machine, count: int, repeats: int, *, reading: bool) -> float:
+    lanes = machine.lanes
     steps = count // (ACCUMULATORS * lanes)
 
     def body() -> None:
@@ -66,7 +66,7 @@ def _fastest(made: Machine, count: int, repeats: int, *, reading: bool) -> float
                 T.buffer_store(y, sums[a * lanes + lane], [a * lanes + lane])
 
     module = tvm.IRModule({"roof": finish(body, "roof")})
-    call: Any = tvm.compile(module, target=made.target)["roof"]
+    call: Any = tvm.compile(module, target=machine.target)["roof"]
     x = tvm.runtime.tensor(np.ones(count, np.float32))
     y = tvm.runtime.tensor(np.zeros(ACCUMULATORS * lanes, np.float32))
     best = float("inf")

@@ -93,10 +93,10 @@ def finish(body: Callable[[], None], name: str) -> tirx.PrimFunc:
         # 8 is opaque: nothing may be fused into it.
         T.func_attr({"global_symbol": name, "tirx.noalias": True, "op_pattern": 8})
         body()
-    made = builder.get()
-    block = s_tir.SBlock([], [], [], "root", made.body)
+    function = builder.get()
+    block = s_tir.SBlock([], [], [], "root", function.body)
     realized = s_tir.SBlockRealize([], tirx.const(True, "bool"), block)
-    return made.with_body(realized)
+    return function.with_body(realized)
 
 
 def argument(name: str, size: int, dtype: str = "float32") -> Any:
@@ -136,8 +136,8 @@ def exponential(x: Any) -> Any:
     for n in range(6, -1, -1):
         sums = sums * rest + f(1 / math.factorial(n))
     whole = T.cast(power, "int32") + T.int32(127)
-    found = sums * T.reinterpret("float32", whole * T.int32(1 << 23))
-    return T.Select(x < f(-87.0), f(0), found)
+    powers = sums * T.reinterpret("float32", whole * T.int32(1 << 23))
+    return T.Select(x < f(-87.0), f(0), powers)
 
 
 def sigmoid(x: Any) -> Any:
@@ -153,8 +153,8 @@ def _erf(x: Any) -> Any:
     sums = f(1.061405429)
     for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         sums = sums * t + f(factor)
-    found = f(1) - sums * t * exponential(f(0) - x * x)
-    return T.Select(x < f(0), f(0) - found, found)
+    value = f(1) - sums * t * exponential(f(0) - x * x)
+    return T.Select(x < f(0), f(0) - value, value)
 
 
 def _clip(value: Any, low: float | None, high: float | None) -> Any:
@@ -324,11 +324,11 @@ class _Writer:
             with T.serial(0, steps[segment + 1] - steps[segment]) as step:
                 self._step(sums, steps[segment] + step, tile)
             return
-        for own in (0, 1):
-            number = segment * 2 + own
+        for alone in (0, 1):
+            number = segment * 2 + alone
             with T.serial(0, steps[number + 1] - steps[number]) as step:
-                place = self.starts[number] + step * (1 + own)
-                self._pair(sums, steps[number] + step, [place, place + own], tile)
+                place = self.starts[number] + step * (1 + alone)
+                self._pair(sums, steps[number] + step, [place, place + alone], tile)
 
     def _pair(self, sums: Any, step: Any, places: Sequence[Any], tile: Any) -> None:
         """Write one step of a pair of rows: each row's value times the input at its place."""

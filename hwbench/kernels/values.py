@@ -35,7 +35,7 @@ class Planes:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class LoweredLayer:
     """What one step became: for the explanation, and to find its time again by its function."""
 
     layer: str
@@ -56,7 +56,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class PendingDepthwise:
     """A depthwise layer that waits for the 1x1 layer behind it: one kernel may do both."""
 
     step: Step

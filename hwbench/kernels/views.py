@@ -79,16 +79,16 @@ def reshaped(view: View, shape: Sequence[int]) -> View | None:
             runs.append((size, stride))
     runs.reverse()
     strides = []
-    for wanted in shape:
-        if wanted == 1:
+    for extent in shape:
+        if extent == 1:
             strides.append(0)
             continue
         size, stride = runs.pop()
-        if size % wanted:
+        if size % extent:
             return None
-        strides.append(size // wanted * stride)
-        if size > wanted:
-            runs.append((size // wanted, stride))
+        strides.append(size // extent * stride)
+        if size > extent:
+            runs.append((size // extent, stride))
     return dataclasses.replace(view, shape=tuple(shape), strides=tuple(strides))
 
 

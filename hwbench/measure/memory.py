@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from hwbench.measure import passes
 from hwbench.measure.device import Device
 from hwbench.measure.shipment import Artifact, empty_jobs, kind_of, settings_of
-from hwbench.records import MeasureSpec, MemoryReading, TargetProfile
+from hwbench.records import EmptyModel, MeasureSpec, MemoryReading, TargetProfile
 from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Job, Memory, Settings
 
@@ -23,6 +23,7 @@ def readings(
     spec: MeasureSpec,
     settings: Settings,
     folder: Path,
+    empty_models: Sequence[EmptyModel],
 ) -> Mapping[str, MemoryReading]:
     """Return the reading of each artifact in `done`, with what else is needed to judge it.
 
@@ -30,7 +31,7 @@ def readings(
     options that a backend's traits name: ONNX Runtime without its arena.
     """
     models = [artifact.model for artifact in live.values()]
-    empties = empty_jobs(device, models, target, folder / "empty")
+    empties = empty_jobs(device, models, empty_models)
     kept = _peaks(device, list(empties.values()), spec, settings_of(spec, target, ""), folder)
     kept = {**kept, **_variant_peaks(device, live, empties, spec, settings, target, folder)}
     found = {}
@@ -38,11 +39,12 @@ def readings(
         if "memory" not in message:
             continue
         artifact = live[name]
-        empty = empties[kind_of(artifact.model)].name
-        base = kept.get(empty)
+        empty = empties.get(kind_of(artifact.model))
+        base = kept.get(empty.name) if empty is not None else None
         variants = {}
         for words in variants_of(artifact):
-            gross, bare = kept.get(named(name, words)), kept.get(named(empty, words))
+            gross = kept.get(named(name, words))
+            bare = kept.get(named(empty.name, words)) if empty is not None else None
             if gross is not None and bare is not None and gross.after_runs > bare.after_runs:
                 variants[words] = gross.after_runs - bare.after_runs
         found[name] = replace(
@@ -71,7 +73,9 @@ def _variant_peaks(
     jobs: list[Job] = []
     bare: dict[str, Job] = {}
     for artifact in live.values():
-        empty = empties[kind_of(artifact.model)]
+        empty = empties.get(kind_of(artifact.model))
+        if empty is None:
+            continue
         for words, options in variants_of(artifact).items():
             jobs.append(varied(artifact.job(), words, options))
             bare[named(empty.name, words)] = varied(empty, words, options)

@@ -20,11 +20,12 @@ from hwbench.measure.memory import named, variants_of, varied
 from hwbench.measure.package import worker_zip
 from hwbench.measure.shipment import (
     Artifact,
-    compiled_empty,
+    empty_job,
+    empty_of,
     kind_of,
     settings_of,
 )
-from hwbench.records import CompiledModel, MeasureSpec, PluginSpec, TargetProfile
+from hwbench.records import CompiledModel, EmptyModel, MeasureSpec, PluginSpec, TargetProfile
 from hwbench.registry import BACKENDS, METERS
 from hwbench.worker.messages import (
     Close,
@@ -64,6 +65,7 @@ def pack(
     spec: MeasureSpec,
     inputs: Path,
     folder: Path,
+    empties: Sequence[EmptyModel] = (),
 ) -> int:
     """Write the folder (which exists and is empty) and return its size in bytes.
 
@@ -75,7 +77,8 @@ def pack(
     shadow = _laid(folder, reference, SHADOW)
     shutil.copyfile(inputs, folder / "inputs.npy")
     worker_zip(folder / "worker.zip")
-    commands = _commands(artifacts, shadow, reference.digest, target, spec, folder)
+    empty = _laid_empty(folder, list(models.values()), empties)
+    commands = _commands(artifacts, shadow, reference.digest, target, spec, empty)
     job = json.dumps([json.loads(encode(c)) for c in commands])
     files.write(folder / "job.json", job)
     words = _README.format(
@@ -95,7 +98,7 @@ def _commands(
     reference: str,
     target: TargetProfile,
     spec: MeasureSpec,
-    folder: Path,
+    empty: Mapping[str, Job],
 ) -> list[Command]:
     settings = settings_of(spec, target, "inputs.npy")
     bare = settings_of(spec, target, "")
@@ -103,10 +106,11 @@ def _commands(
     feel = feeling(target)
     found: list[Command] = [feel, look(target), Outputs(jobs, settings)]
     found.append(Memory(jobs, settings, spec.memory_runs))
-    varied_jobs, empty = _memory_jobs(artifacts, target, folder)
+    varied_jobs, bare_jobs = _memory_jobs(artifacts, empty)
     if varied_jobs:
         found.append(Memory(varied_jobs, settings, spec.memory_runs))
-    found.append(Memory(empty, bare, spec.memory_runs))
+    if bare_jobs:
+        found.append(Memory(bare_jobs, bare, spec.memory_runs))
     pair = (artifacts[reference].job(REFERENCE), shadow.job(SHADOW))
     rivals = [job for job in jobs if job.name != reference]
     found += _generations(pair, rivals, artifacts, target, spec, settings)
@@ -157,21 +161,36 @@ def _rooms(
 
 
 def _memory_jobs(
-    artifacts: Mapping[str, Artifact], target: TargetProfile, folder: Path
+    artifacts: Mapping[str, Artifact], empties: Mapping[str, Job]
 ) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
     """Return what the memory pass reads besides: models with other options, and empty ones."""
-    empties: dict[str, Job] = {}
     bare: dict[str, Job] = {}
     others: list[Job] = []
     for artifact in artifacts.values():
-        kind = kind_of(artifact.model)
-        if kind not in empties:
-            empties[kind] = compiled_empty(artifact.model, target, folder / "empty", "empty")
+        empty = empties.get(kind_of(artifact.model))
+        if empty is None:
+            continue
         for words, options in variants_of(artifact).items():
             others.append(varied(artifact.job(), words, options))
-            name = named(empties[kind].name, words)
-            bare[name] = varied(empties[kind], words, options)
+            bare[named(empty.name, words)] = varied(empty, words, options)
     return tuple(others), (*empties.values(), *bare.values())
+
+
+def _laid_empty(
+    folder: Path, models: Sequence[CompiledModel], empties: Sequence[EmptyModel]
+) -> dict[str, Job]:
+    """Return the job of the empty artifact by kind of runtime, copied into the folder."""
+    found: dict[str, Job] = {}
+    for model in models:
+        kind, empty = kind_of(model), empty_of(model, empties)
+        if kind in found or empty is None:
+            continue
+        place = f"empty/{kind}"
+        with files.said(folder):
+            ignored = shutil.ignore_patterns("record.json")
+            shutil.copytree(empty.folder, folder / place, ignore=ignored)
+        found[kind] = empty_job(model, f"{place}/{empty.entry}")
+    return found
 
 
 def _laid(folder: Path, model: CompiledModel, name: str) -> Artifact:

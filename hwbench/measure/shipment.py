@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
 
 from hwbench.measure.device import Device
-from hwbench.records import CompiledModel, MeasureSpec, TargetProfile, digest
+from hwbench.records import CompiledModel, EmptyModel, MeasureSpec, TargetProfile, digest
 from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Job, Settings
 
@@ -50,34 +49,31 @@ def worker_of(device: Device, model: CompiledModel) -> str:
 
 
 def empty_jobs(
-    device: Device, models: Sequence[CompiledModel], target: TargetProfile, folder: Path
+    device: Device, models: Sequence[CompiledModel], empties: Sequence[EmptyModel]
 ) -> dict[str, Job]:
-    """Return the job of the empty artifact by kind of runtime, compiled in `folder` and shipped."""
+    """Return the job of the empty artifact by kind of runtime, shipped to the device.
+
+    A kind whose backend has none among `empties` is left out.
+    """
     found: dict[str, Job] = {}
     for model in models:
-        kind = kind_of(model)
-        if kind not in found:
-            job = compiled_empty(model, target, folder, "")
-            place = PurePosixPath(device.ship(folder / kind, f"empty/{kind}"))
-            found[kind] = replace(
-                job, artifact=str(place.parent / job.artifact), code=worker_of(device, model)
-            )
+        kind, empty = kind_of(model), empty_of(model, empties)
+        if kind not in found and empty is not None:
+            place = device.ship(empty.folder, f"empty/{kind}")
+            found[kind] = empty_job(model, f"{place}/{empty.entry}", worker_of(device, model))
     return found
 
 
-def compiled_empty(model: CompiledModel, target: TargetProfile, folder: Path, place: str) -> Job:
-    """Return the job of a runtime's empty artifact, compiled into a folder of its own.
+def empty_of(model: CompiledModel, empties: Sequence[EmptyModel]) -> EmptyModel | None:
+    """Return the empty artifact of a model's backend, if there is one."""
+    return next((e for e in empties if e.backend == model.candidate.backend), None)
 
-    ``place`` is where `folder` will be on the device.
-    """
-    kind, spec = kind_of(model), model.candidate.backend
-    home = folder / kind
-    home.mkdir(parents=True, exist_ok=True)
-    backend = BACKENDS.create(spec.kind, spec.options)
-    entry = backend.compile_empty(target, home)
-    path = str(PurePosixPath(place, kind, entry))
+
+def empty_job(model: CompiledModel, entry: str, code: str = "") -> Job:
+    """Return the job of an empty artifact that lies at `entry` on the device."""
+    spec, threads = model.candidate.backend, model.candidate.threads
     module = BACKENDS.plugin(spec.kind).module
-    return Job(f"empty-{kind}", module, spec.options, path, model.candidate.threads)
+    return Job(f"empty-{kind_of(model)}", module, spec.options, entry, threads, code=code)
 
 
 def kind_of(model: CompiledModel) -> str:

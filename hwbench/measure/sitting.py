@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwbench.measure import device as devices
 from hwbench.measure.table import Progress, Table, Worth
-from hwbench.records import Answers, CompiledModel, MeasureSpec, Sitting, TargetProfile
+from hwbench.records import Answers, CompiledModel, EmptyModel, MeasureSpec, Sitting, TargetProfile
 
 
 def measure(
@@ -21,6 +21,7 @@ def measure(
     progress: Progress,
     worth: Worth = lambda _answers: {},
     stand_ins: Sequence[CompiledModel] = (),
+    empties: Sequence[EmptyModel] = (),
 ) -> Sitting:
     """Return what the target says about a batch of artifacts, all interleaved with `reference`.
 
@@ -30,12 +31,15 @@ def measure(
     ``worth`` turns files of answers by artifact into scores (higher is better): who is worse than
     another in score, memory and time alike is measured in fewer generations. Where `reference`
     fails (it may be the one that needs most memory), the first of ``stand_ins`` that runs, all of
-    them in the batch, takes its place.
+    them in the batch, takes its place. ``empties``: the backends' empty artifacts, for the memory
+    of their runtimes; without one nothing is said of it.
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with devices.opened(target, folder / "worker.log") as device:
-        table = Table(device, reference, batch, target, spec, inputs, folder, started, progress)
+        table = Table(
+            device, reference, batch, target, spec, inputs, folder, started, progress, empties
+        )
         return table.sit(worth, stand_ins)
 
 

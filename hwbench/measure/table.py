@@ -29,6 +29,7 @@ from hwbench.records import (
     Answers,
     CompiledModel,
     Conditions,
+    EmptyModel,
     EnergyReading,
     Failure,
     Measurement,
@@ -73,6 +74,7 @@ class Table:
         folder: Path,
         started: float,
         progress: Progress,
+        empties: Sequence[EmptyModel] = (),
     ) -> None:
         """Ship every artifact and the inputs; nothing is run yet."""
         self._device = device
@@ -80,6 +82,7 @@ class Table:
         self._target = target
         self._spec = spec
         self._folder = folder
+        self._empties = empties
         self._started = started
         self._progress = progress
         self._share = 0.0
@@ -260,7 +263,14 @@ class Table:
         )
         live = {n: self._artifacts[n] for n in done}
         return readings(
-            self._device, live, done, self._target, self._spec, self._settings, self._folder
+            self._device,
+            live,
+            done,
+            self._target,
+            self._spec,
+            self._settings,
+            self._folder,
+            self._empties,
         )
 
     def _known(

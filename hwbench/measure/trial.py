@@ -22,10 +22,9 @@ from hwbench.measure.device import Device
 from hwbench.measure.generation import REFERENCE, SHADOW
 from hwbench.measure.shipment import settings_of
 from hwbench.records import (
-    Candidate,
+    CompiledModel,
     Failure,
     MeasureSpec,
-    OnnxModel,
     Process,
     TargetProfile,
 )
@@ -86,32 +85,27 @@ def run(
     return _measured(device, jobs, spec, settings(spec, device.target, affinity), since)
 
 
-def run_models(device: Device, models: Mapping[str, OnnxModel], spec: MeasureSpec) -> Trial:
+def run_models(device: Device, models: Mapping[str, CompiledModel], spec: MeasureSpec) -> Trial:
     """Return what the protocol says about real models, every one measured under two names.
 
-    They are compiled for the target's first backend, take the same input and are called ``NAME``
-    and ``NAME again``; R and S are the first of them. Raises `TargetError` as `run` does.
+    They are artifacts of one backend, take the same input and are called ``NAME`` and ``NAME
+    again``; R and S are the first of them. Raises `TargetError` as `run` does.
     """
     since = time.monotonic()
-    backend, target = device.target.backends[0], device.target
-    compiler = BACKENDS.create(backend.kind, backend.options)
-    places = {}
+    places = {
+        name: f"{device.ship(model.folder, f'trial/{number}')}/{model.entry}"
+        for number, (name, model) in enumerate(models.items())
+    }
+    one = next(iter(models.values()))
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, model) in enumerate(models.items()):
-            home = Path(folder) / str(number)
-            home.mkdir()
-            entry = compiler.compile(
-                model, Candidate(model.spec, backend, target.name), target, home
-            )
-            places[name] = f"{device.ship(home, f'trial/{number}')}/{entry}"
-        shape = next(iter(models.values())).input_shape
-        inputs = _inputs(device, shape, Path(folder) / "inputs.npy")
+        inputs = _inputs(device, one.input_shape, Path(folder) / "inputs.npy")
     first = next(iter(places.values()))
     named = {REFERENCE: first, SHADOW: first}
     named |= {n + again: place for n, place in places.items() for again in ("", AGAIN)}
+    backend = one.candidate.backend
     module = BACKENDS.plugin(backend.kind).module
     jobs = [Job(name, module, backend.options, place) for name, place in named.items()]
-    return _measured(device, jobs, spec, settings_of(spec, target, inputs), since)
+    return _measured(device, jobs, spec, settings_of(spec, device.target, inputs), since)
 
 
 def _inputs(device: Device, shape: Sequence[int], file: Path) -> str:

@@ -52,15 +52,15 @@ class Ina3221:
 
     def start(self) -> None:
         """Find the rails and begin. Raises `StageError` when a rail is missing or unreadable."""
-        found = self._rails()
-        wanted = list(self._options.rails)
-        absent = [rail for rail in wanted if rail not in found]
-        if absent or not wanted:
+        rails = self._rails()
+        required = list(self._options.rails)
+        missing = [rail for rail in required if rail not in rails]
+        if missing or not required:
             why = (
-                f"no rail {', '.join(absent) or 'was named'} (found: {', '.join(found) or 'none'})"
+                f"no rail {', '.join(missing) or 'was named'} (found: {', '.join(rails) or 'none'})"
             )
             raise unavailable("ina3221", why, "name the board's rails in the meter's options")
-        self._channels = [found[rail] for rail in wanted]
+        self._channels = [rails[rail] for rail in required]
         self._watch.start()
         self._sampler.start()
 
@@ -75,12 +75,12 @@ class Ina3221:
 
     def _rails(self) -> dict[str, tuple[Path, str]]:
         """Return the folder and channel number of every rail that has a label."""
-        found: dict[str, tuple[Path, str]] = {}
+        rails: dict[str, tuple[Path, str]] = {}
         for name in sorted((Path(self._options.root) / "sys/class/hwmon").glob("hwmon*/name")):
             if read_text("ina3221", name) == "ina3221":
                 for label in sorted(name.parent.glob("in[0-9]_label")):
-                    found[read_text("ina3221", label)] = (name.parent, label.name[2])
-        return found
+                    rails[read_text("ina3221", label)] = (name.parent, label.name[2])
+        return rails
 
     def _watts(self) -> float:
         return sum(

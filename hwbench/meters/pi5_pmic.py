@@ -76,10 +76,10 @@ class Pi5Pmic:
             ) from error
         rails = rail_watts(done.stdout) if done.returncode == 0 else 0.0
         if rails <= 0.0:
-            said = (done.stdout or done.stderr).strip()[:80]
+            output = (done.stdout or done.stderr).strip()[:80]
             raise unavailable(
                 "pi5_pmic",
-                f"vcgencmd pmic_read_adc says {said!r}",
+                f"vcgencmd pmic_read_adc says {output!r}",
                 "only a Raspberry Pi 5 has this power chip",
             )
         return _SLOPE * rails + _OFFSET_WATTS

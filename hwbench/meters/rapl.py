@@ -75,17 +75,17 @@ class Rapl:
         top = Path(self._options.root) / "sys/class/powercap"
         # intel-rapl:0 is a package, intel-rapl:0:1 a part of it, counted in it already (dram is
         # not); intel-rapl-mmio:0 is the package a second time, and psys holds the packages.
-        found = []
+        domains = []
         for folder in sorted(top.glob("intel-rapl:*")):
             name = read_text("rapl", folder / "name")
             if name.startswith("package") or (name == "dram" and self._options.dram):
-                found.append(folder)
-        if not found:
+                domains.append(folder)
+        if not domains:
             why = f"{top} has no package counter"
             raise unavailable(
                 "rapl", why, "virtual machines and ARM boards have none: another meter"
             )
-        return found
+        return domains
 
     def _since(self, folder: Path, begun: float, seconds: float) -> float:
         span = read_number("rapl", folder / "max_energy_range_uj", _MEND) * 1e-6

@@ -1,4 +1,4 @@
-"""Who is on the front, who meets the goals, and which model to ship. Pure: records in and out."""
+"""Which candidates are on the front and meet the goals, and which to ship. Records in and out."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ def on_front(results: Sequence[Result], objectives: Sequence[str]) -> dict[str, 
 
     whole = {}
     kinds = {m: axis_kind(results, m) for m in objectives}
-    if any(_foretold(metric, kind) for metric, kind in kinds.items()):
+    if any(_is_predicted(metric, kind) for metric, kind in kinds.items()):
         return {}  # no processes, no generations: there is nothing to draw from
     live = [m for m in objectives if kinds[m] is not None]
     for result in results:
-        found = {m: v for m in live if (v := usable(result, m, kinds[m])) is not None}
-        if live and len(found) == len(live):
-            whole[result.candidate.key] = found
+        numbers = {m: v for m in live if (v := usable(result, m, kinds[m])) is not None}
+        if live and len(numbers) == len(live):
+            whole[result.candidate.key] = numbers
     counts = Counter(
         len(v.generations) for axes in whole.values() for v in axes.values() if v.generations
     )
@@ -57,32 +57,32 @@ def proxies(results: Sequence[Result], objectives: Sequence[str]) -> tuple[str, 
     """Return a sentence for each objective that is a proxy: what if it were off by 35 %?
 
     Off by the same share for all, a proxy ranks as before. Here each candidate's may be off on
-    its own, either way: who would not be sure of the front any more, and who might join it?
+    its own, either way: which would not be sure of the front any more, and which might join it?
     """
-    said = []
+    sentences = []
     before = front(results, objectives)
     labels = {r.candidate.key: r.candidate.label for r in results}
     for metric in objectives:
         kind = axis_kind(results, metric)
-        if kind is None or kind[0] not in _STAND_INS or _foretold(metric, kind):
+        if kind is None or kind[0] not in _STAND_INS or _is_predicted(metric, kind):
             continue
         after = front([_loosened(r, metric) for r in results], objectives)
         gained = sorted(labels[k] for k in set(after.members) - set(before.members))
         lost = sorted(labels[k] for k in set(before.members) - set(after.members))
         head = f"{METRICS[metric].title} is a {kind[0].value}. Off by 35 % either way"
         if not gained and not lost:
-            said.append(f"{head}, candidate by candidate, the front would be the same.")
+            sentences.append(f"{head}, candidate by candidate, the front would be the same.")
             continue
         parts = []
         if gained:
             parts.append(f"{_listed(gained)} might join the front")
         if lost:
             parts.append(f"{_listed(lost)} would owe {_their(lost)} place to it alone")
-        said.append(f"{head}, candidate by candidate, {' and '.join(parts)}.")
-    return tuple(said)
+        sentences.append(f"{head}, candidate by candidate, {' and '.join(parts)}.")
+    return tuple(sentences)
 
 
-def _foretold(metric: str, kind: Kind | None) -> bool:
+def _is_predicted(metric: str, kind: Kind | None) -> bool:
     """Return whether a metric was predicted without a device; what a device predicts is joules."""
     return kind is not None and kind[0] is Source.PREDICTED and METRICS[metric].unit != "J"
 

@@ -83,19 +83,13 @@ def decide(
     Candidates whose intervals touch the best one's are ties; a tie goes to the more accurate,
     then the dense, then the smaller file. A pruned model is chosen only if it beats the best
     dense model that meets the goals beyond the noise; otherwise the verdict is ``dense``. When
-    nobody meets the goals, the verdict is ``none`` and the reason names the nearest. A candidate
+    none meets the goals, the verdict is ``none`` and the reason names the nearest. A candidate
     that lacks an objective which others have is never chosen. The order of `results` does not
     matter. `insist` is the key of a candidate that meets the goals and is to be chosen whatever
-    the figures say, for it has beaten the first choice head to head.
+    the figures say, for it has beaten the first choice in a pairwise confirmation run.
     """
     ordered = tuple(sorted(results, key=lambda r: (r.candidate.label, r.candidate.key)))
-    case = _Case(
-        recipe=recipe,
-        results=ordered,
-        dense_of={r.candidate.key: baseline(r, ordered) for r in ordered},
-        front=front(ordered, recipe.objectives),
-        accuracy=accuracy_metric(recipe.objectives, ordered),
-    )
+    case = _case(ordered, recipe)
     fit = [r for r in ordered if case.fit(r)]
     dense = _best_dense(case, fit)
     chosen, ties = _choose(case, fit)
@@ -104,7 +98,7 @@ def decide(
             chosen, ties = winner, []
     if chosen is None:
         reason = _why_none(case)
-    elif chosen.candidate.compression.is_dense:
+    elif _is_dense(chosen):
         reason = _why_dense(case, chosen, fit, ties)
     else:
         reason = _why_pruned(case, chosen, dense, ties)
@@ -124,6 +118,16 @@ def decide(
         ),
         proxies=chance.proxies(ordered, recipe.objectives),
         basis=basis,
+    )
+
+
+def _case(results: tuple[Result, ...], recipe: Recipe) -> _Case:
+    return _Case(
+        recipe=recipe,
+        results=results,
+        dense_of={r.candidate.key: baseline(r, results) for r in results},
+        front=front(results, recipe.objectives),
+        accuracy=accuracy_metric(recipe.objectives, results),
     )
 
 
@@ -213,7 +217,7 @@ def _asides(case: _Case, chosen: Result, dense: Result | None) -> list[str]:
     others = [m for m in case.recipe.objectives if m not in (case.recipe.choose, case.accuracy)]
     first = [case.accuracy] if case.accuracy and case.accuracy != case.recipe.choose else []
     same = case.dense_of[chosen.candidate.key]
-    said = []
+    sentences = []
     for metric in [*first, *others]:
         value = usable(chosen, metric)
         # Accuracy is held against the same backend's dense model, as the goal is; the rest
@@ -222,8 +226,8 @@ def _asides(case: _Case, chosen: Result, dense: Result | None) -> list[str]:
         reference = usable(holder, metric) if holder is not None else None
         if value is not None and reference is not None:
             limits = [g for g in case.recipe.goals if g.metric == metric and g.kind == "max_drop"]
-            said.append(change(value, reference, limits[0] if limits else None))
-    return said
+            sentences.append(change(value, reference, limits[0] if limits else None))
+    return sentences
 
 
 def _why_dense(case: _Case, chosen: Result, fit: Sequence[Result], ties: Sequence[Result]) -> str:
@@ -285,8 +289,8 @@ def _nearest(case: _Case, results: Sequence[Result]) -> Result | None:
         known = [miss for miss in misses if miss is not None]
         return max(known) if known and len(known) == len(misses) else None
 
-    told = [(miss, r.candidate.label, r) for r in results if (miss := worst(r)) is not None]
-    return min(told, key=lambda row: row[:2])[2] if told else None
+    missed = [(miss, r.candidate.label, r) for r in results if (miss := worst(r)) is not None]
+    return min(missed, key=lambda row: row[:2])[2] if missed else None
 
 
 def _misses(case: _Case, result: Result) -> str:

@@ -71,7 +71,7 @@ def compare(a: Value, b: Value, margin: float = 0.0) -> int:
     gain = (a.value - b.value) * sign
     if gain == 0 or abs(gain) <= margin * abs(b.value):
         return 0
-    if _foretold(a):
+    if _is_predicted(a):
         # The band is common to all; what is left is what the published pairs were ordered by.
         if max(a.value, b.value) < PREDICTED_TIE * min(a.value, b.value):
             return 0
@@ -87,10 +87,10 @@ def dominates(a: Result, b: Result, metrics: Sequence[str], margin: float = 0.0)
     """
     scores = []
     for metric in metrics:
-        ours, theirs = usable(a, metric), usable(b, metric)
-        if ours is None or theirs is None or kind_of(ours) != kind_of(theirs):
+        value_a, value_b = usable(a, metric), usable(b, metric)
+        if value_a is None or value_b is None or kind_of(value_a) != kind_of(value_b):
             return False
-        scores.append(compare(ours, theirs, margin))
+        scores.append(compare(value_a, value_b, margin))
     return bool(scores) and min(scores) >= 0 and max(scores) > 0
 
 
@@ -103,19 +103,19 @@ def front(results: Sequence[Result], objectives: Sequence[str], margin: float = 
     alive = {r.candidate.key: r for r in results if r.failure is None}
     kinds = {m: axis_kind(tuple(alive.values()), m) for m in objectives}
     live = [m for m in objectives if kinds[m] is not None]
-    left_out = {m: _why_nobody(tuple(alive.values()), m) for m in objectives if m not in live}
+    left_out = {m: _why_none(tuple(alive.values()), m) for m in objectives if m not in live}
     lacks = {key: _lacking(result, live, kinds) for key, result in alive.items()}
     whole = {key: alive[key] for key, reason in lacks.items() if not reason}
-    beaten_by = {
+    winners = {
         key: {k for k, other in whole.items() if dominates(other, result, live, margin)}
         for key, result in whole.items()
     }
-    out = _struck(beaten_by)
+    out = _struck(winners)
     names = {key: result.candidate.label for key, result in whole.items()}
     return Front(
         members=tuple(sorted((k for k in whole if k not in out), key=lambda k: (names[k], k))),
         dominated={
-            k: min((b for b in beaten_by[k] if b not in out), key=lambda b: (names[b], b))
+            k: min((b for b in winners[k] if b not in out), key=lambda b: (names[b], b))
             for k in sorted(out)
         },
         missing={key: reason for key, reason in sorted(lacks.items()) if reason},
@@ -154,7 +154,7 @@ def baseline(result: Result, results: Sequence[Result]) -> Result | None:
     return min(dense, key=distance, default=None)
 
 
-def _foretold(value: Value) -> bool:
+def _is_predicted(value: Value) -> bool:
     return value.source is Source.PREDICTED and METRICS[value.metric].unit == "s"
 
 
@@ -164,12 +164,12 @@ def _overlap(a: Value, b: Value) -> bool:
     return a.low <= b.high and b.low <= a.high
 
 
-def _struck(beaten_by: Mapping[str, set[str]]) -> set[str]:
+def _struck(winners: Mapping[str, set[str]]) -> set[str]:
     """Return the candidates beaten by a front member; those in an endless circle stay on it."""
     import numpy as np
 
-    names = list(beaten_by)
-    beats = np.array([[a in beaten_by[b] for b in names] for a in names], dtype=bool)
+    names = list(winners)
+    beats = np.array([[a in winners[b] for b in names] for a in names], dtype=bool)
     out = stats.struck(beats.reshape(len(names), len(names)))
     return {name for name, is_out in zip(names, out.tolist(), strict=True) if is_out}
 
@@ -193,6 +193,6 @@ def _why(result: Result, metric: str) -> str:
     return f"only {value.tier or value.source}, others have better"
 
 
-def _why_nobody(results: Sequence[Result], metric: str) -> str:
+def _why_none(results: Sequence[Result], metric: str) -> str:
     reasons = sorted({_why(result, metric) for result in results})
     return "; ".join(reasons) if reasons else "every candidate failed"

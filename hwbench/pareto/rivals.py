@@ -1,4 +1,4 @@
-"""Whom a choice is to be confirmed against."""
+"""Which candidates a choice is to be confirmed against."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hwbench.records import METRICS, Decision, Recipe, Result
 
 
 def rivals(results: Sequence[Result], decision: Decision, recipe: Recipe) -> tuple[Result, ...]:
-    """Return whom to re-measure beside the chosen model: the runner-up, and the dense one.
+    """Return what to re-measure beside the chosen model: the runner-up, and the dense one.
 
     The runner-up is the best of the others that meet every goal, in the metric chosen by; only a
     choice by time is re-measured. Empty when nothing was chosen.

@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwbench import files
-from hwbench.executor.jobs import Prepared
+from hwbench.pipeline.prepare import Ready
 from hwbench.records import CompiledModel, OnnxModel, Study, file_digest, to_json
 from hwbench.registry import BACKENDS
 from hwbench.store import FORMAT
 
 
-def write(study: Study, ready: Sequence[Prepared], folder: Path) -> tuple[Path, ...]:
+def write(study: Study, ready: Sequence[Ready], folder: Path) -> tuple[Path, ...]:
     """Write the chosen model's bundle; return its files (none when nothing was chosen)."""
     for prepared in ready:
         if prepared.candidate.key == study.decision.chosen:
-            assert prepared.model is not None
-            assert prepared.compiled is not None
             return _write(study, prepared.model, prepared.compiled, folder)
     return ()
 
@@ -49,7 +47,7 @@ def _write(
             "shape": [compiled.candidate.batch, *compiled.input_shape],
             "dtype": compiled.input_dtype,
         },
-        "outputs": list(model.output_names),
+        "outputs": list(model.file.output_names),
         "values": to_json(result.values),
         "test": to_json(study.decision.test),
         "versions": dict(compiled.versions),

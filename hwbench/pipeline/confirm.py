@@ -6,20 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from hwbench import measure, pareto
-from hwbench.executor.jobs import Prepared
-from hwbench.pipeline.context import Context, measuring_stamp
-from hwbench.pipeline.judge import MARGIN, keep_samples, split
+from hwbench.pipeline import measuring
+from hwbench.pipeline.judge import MARGIN
+from hwbench.pipeline.prepare import Ready
+from hwbench.pipeline.session import Context
 from hwbench.records import (
     Beside,
-    CompiledModel,
-    Conditions,
     Decision,
     Recipe,
     Result,
-    Sitting,
     TargetProfile,
-    digest,
-    to_json,
 )
 from hwbench.stats import Verdict
 
@@ -31,8 +27,7 @@ def confirm(
     context: Context,
     decision: Decision,
     results: Sequence[Result],
-    ready: Sequence[Prepared],
-    conditions: Conditions,
+    ready: Sequence[Ready],
 ) -> tuple[Decision, tuple[str, ...]]:
     """Return the decision with its confirmation, and what the second sitting noted.
 
@@ -43,15 +38,20 @@ def confirm(
     if measure.is_elsewhere(context.target):
         return decision, ("not confirmed head to head: a parcel holds one sitting",)
     rivals = pareto.rivals(results, decision, context.recipe)
-    made = {p.candidate.key: p.compiled for p in ready if p.compiled is not None}
+    made = {p.candidate.key: p.compiled for p in ready}
     chosen = made.get(decision.chosen or "")
     found = {r.candidate.key: m for r in rivals if (m := made.get(r.candidate.key)) is not None}
     others = {k: m for k, m in found.items() if chosen is not None and m.digest != chosen.digest}
     if chosen is None or not others:
         return decision, ()
-    sitting = _sit(context, chosen, list(others.values()), conditions)
-    measured = {m.artifact: m for m in sitting.measurements}
-    by_key = {key: measured[model.digest] for key, model in others.items()}
+    spec = dataclasses.replace(
+        context.spec,
+        generations=context.spec.generations + _MORE,
+        half_width=context.spec.half_width / 2,
+        seed=context.spec.seed + 1,
+    )
+    sitting = measuring.duel(context, [chosen, *others.values()], spec)
+    by_key = {key: sitting.of(model.digest) for key, model in others.items()}
     beside = measure.beside(by_key, sitting, decision.chosen or "", MARGIN)
     confirmed = tuple(dataclasses.replace(b, other=key) for key, b in beside.items())
     by_result = {r.candidate.key: r for r in results}
@@ -124,45 +124,3 @@ def words(confirmed: Sequence[Beside], results: Mapping[str, Result], valid: boo
         return ""
     doubt = "" if valid else " (the chosen model and its own copy came out different: not sure)"
     return f"Head to head in fresh processes, {'; '.join(said)}{doubt}."
-
-
-def _sit(
-    context: Context, chosen: CompiledModel, others: Sequence[CompiledModel], now: Conditions
-) -> Sitting:
-    spec = dataclasses.replace(
-        context.spec,
-        generations=context.spec.generations + _MORE,
-        half_width=context.spec.half_width / 2,
-        seed=context.spec.seed + 1,
-    )
-    inputs = split(context, "validation")
-    key = digest(
-        {
-            "duel": [chosen.digest, *(o.digest for o in others)],
-            "spec": to_json(spec),
-            "target": to_json(context.target),
-            "fingerprint": now.fingerprint,
-            "inputs": to_json(context.recipe.workload),
-            "batch": context.recipe.batch,
-            "code": measuring_stamp(),
-        }
-    )
-    if context.fresh and context.cache.find("duel", key, Sitting) is not None:
-        context.cache.forget("duel", key)
-    sitting = context.cache.make(
-        "duel",
-        key,
-        Sitting,
-        lambda folder: measure.duel(
-            [chosen, *others],
-            chosen,
-            context.target,
-            spec,
-            inputs.inputs,
-            folder,
-            lambda share, label: context.show("confirm", share, f"head to head: {label}"),
-        ),
-        resume=True,
-    )
-    keep_samples(context.cache.folder("duel", key), context.run.folder / "samples" / "head-to-head")
-    return sitting

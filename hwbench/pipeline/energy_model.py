@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from hwbench import store, units
 from hwbench.errors import StageError
-from hwbench.pipeline.context import Context
 from hwbench.records import Result, Source, Value
+from hwbench.store import Run
 
 ANCHORS = 20
 _COUNTED = ("meter", "counter")
@@ -69,7 +69,7 @@ def fit(anchors: Sequence[Anchor]) -> EnergyModel:
     return dataclasses.replace(_solved(anchors), error=error)
 
 
-def modelled(context: Context, results: Sequence[Result]) -> tuple[list[Result], tuple[str, ...]]:
+def modelled(run: Run, results: Sequence[Result]) -> tuple[list[Result], tuple[str, ...]]:
     """Return the results with their energy by the model, if they were not metered but others were.
 
     Either all results that have a time get it or none: tiers never meet on one axis. The notes
@@ -78,7 +78,7 @@ def modelled(context: Context, results: Sequence[Result]) -> tuple[list[Result],
     unchanged = list(results)
     if anchors_of(results) or not any(r.number("latency_p50") for r in results):
         return unchanged, ()
-    reports = context.run.folder.parents[2]
+    reports = run.folder.parents[2]
     prints = {r.fingerprint for r in results if r.fingerprint}
     past = (r for folder in store.runs(reports) for r in store.read_results(folder))
     anchors = anchors_of(r for r in past if r.fingerprint in prints)

@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench import pareto, stats
-from hwbench.executor.jobs import Prepared
-from hwbench.pipeline.context import Context
-from hwbench.pipeline.judge import split
-from hwbench.pipeline.prepare import made
+from hwbench.pipeline.session import Context
 from hwbench.records import (
     Candidate,
-    CompressedModel,
     Decision,
     Repeated,
     Result,
-    Sitting,
 )
 
 if TYPE_CHECKING:
@@ -33,11 +28,11 @@ def repeat(
     context: Context,
     decision: Decision,
     results: Sequence[Result],
-    ready: Sequence[Prepared],
-    sitting: Sitting,
+    outputs: Mapping[str, Path | None],
 ) -> Decision:
     """Return the decision with what other seeds and a paired test say of its accuracies.
 
+    `outputs` are the files with what artifacts answered to the validation split, by artifact.
     The chosen model, if it is pruned, is held against the dense model; and so is its closest
     rival: the fastest that misses the accuracy goal by less than two points, or else the next
     that meets it. Each is fine-tuned anew, ``repeats`` seeds in all. The choice stays: the
@@ -46,12 +41,11 @@ def repeat(
     """
     by_key = {r.candidate.key: r for r in results}
     chosen = by_key.get(decision.chosen or "")
-    data = split(context, "validation")
+    data = context.split("validation")
     if chosen is None or data.metric != "top1" or context.recipe.search.repeats < 2:
         return decision
-    outputs = {m.artifact: m.outputs for m in sitting.measurements}
     asked = [r for r in (chosen, rival(chosen, results, context)) if r is not None]
-    asked = [r for r in asked if not r.candidate.compression.is_dense]
+    asked = [r for r in asked if not r.candidate.compression.is_dense and outputs.get(r.artifact)]
     scores = _scores(context, [r.candidate for r in asked])
     found = []
     for result in asked:
@@ -124,12 +118,12 @@ def _scores(context: Context, candidates: Sequence[Candidate]) -> dict[str, list
              for c in candidates if c.compression.epochs}  # fmt: skip
     everyone = [c for group in again.values() for c in group]
     for index, candidate in enumerate(everyone):
-        context.show("repeat", index / len(everyone), candidate.label)
-    made(context, everyone)
+        context.progress("repeat", index / len(everyone), candidate.label)
+    context.line.train(c.compression for c in everyone)
     found: dict[str, list[float]] = {}
     for key, group in again.items():
         for candidate in group:
-            healed = context.cache.find("compress", candidate.compression.key, CompressedModel)
+            healed = context.line.trained(candidate.compression)
             if healed is not None and "finetuned" in healed.scores:
                 found.setdefault(key, []).append(healed.scores["finetuned"])
     return found

@@ -50,11 +50,11 @@ def steps(path: Path) -> dict[str, Mapping[str, float]]:
     """Return the classes of every step of an ONNX file at batch 1."""
     from hwbench.kernels import graph
 
-    found = graph.read(path, 1)
+    network = graph.read(path, 1)
     layers: dict[str, Mapping[str, float]] = {}
-    for number, step in enumerate(found.steps):
+    for number, step in enumerate(network.steps):
         layers[step.layer if step.layer not in layers else f"{step.layer}#{number}"] = _step(
-            step, found
+            step, network
         )
     return layers
 

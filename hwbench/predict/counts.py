@@ -27,7 +27,7 @@ from hwbench.records import CompiledModel, file_digest
 
 SOURCE = "HWBENCH_BLOCKCOUNT"
 """The environment variable that names the folder of blockcount.c, where it is not beside us."""
-_SILENCE = 600.0
+_IDLE_TIMEOUT = 600.0
 _SITE = "opt/hwbench"
 _PYTHON = "usr/bin/python3.11"
 
@@ -55,12 +55,12 @@ def count(models: Sequence[CompiledModel], core: str) -> dict[str, Counts | Stag
     why = lacking(core)
     if why:
         raise StageError("predict", why)
-    found: dict[str, Counts | StageError] = {}
+    outcomes: dict[str, Counts | StageError] = {}
     with tempfile.TemporaryDirectory() as name:
         for kind in sorted({m.candidate.backend.kind for m in models}):
-            mine = [m for m in models if m.candidate.backend.kind == kind]
-            found |= _counted(mine, CORES[core], Path(name) / kind)
-    return found
+            artifacts = [m for m in models if m.candidate.backend.kind == kind]
+            outcomes |= _counted(artifacts, CORES[core], Path(name) / kind)
+    return outcomes
 
 
 def _counted(
@@ -70,22 +70,22 @@ def _counted(
     jobs, out = folder / "jobs.json", folder / "counts.txt"
     jobs.write_text(json.dumps([_job(model) for model in models]))
     done = _emulate(core, out, jobs)
-    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     stretches = iter(read(out) if out.exists() else ())
-    found: dict[str, Counts | StageError] = {}
-    for model, line in zip(models, said, strict=False):
+    outcomes: dict[str, Counts | StageError] = {}
+    for model, line in zip(models, answers, strict=False):
         counts = next(stretches, None) if line["marked"] else None
-        found[model.digest] = (
+        outcomes[model.digest] = (
             StageError("predict", line["failure"] or "was not counted")
             if line["failure"] or counts is None
             else counts
         )
     last = (done.stderr.strip().splitlines() or ["no word"])[-1][:200]
-    for model in models[len(said) :]:
+    for model in models[len(answers) :]:
         # A crash takes those behind it along.
         what = f"the emulated process ended with {done.returncode}: {last}"
-        found[model.digest] = StageError("predict", what)
-    return found
+        outcomes[model.digest] = StageError("predict", what)
+    return outcomes
 
 
 def _job(model: CompiledModel) -> Mapping[str, Any]:
@@ -115,10 +115,15 @@ def _emulate(core: Core, out: Path, jobs: Path) -> subprocess.CompletedProcess[s
                str(root / _PYTHON), "-m", "hwbench.predict.once", str(jobs)]  # fmt: skip
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=_SILENCE, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=_IDLE_TIMEOUT,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise StageError("predict", f"counting took more than {_SILENCE:.0f} s") from error
+        raise StageError("predict", f"counting took more than {_IDLE_TIMEOUT:.0f} s") from error
 
 
 def _plugin() -> Path:

@@ -78,7 +78,7 @@ def read(path: Path) -> list[Counts]:
 
     Raises `StageError` when it is not whole.
     """
-    found = []
+    stretches = []
     runs: Counter[Block] = Counter()
     words = ["complete"]
     for line in path.read_text().splitlines():
@@ -87,11 +87,11 @@ def read(path: Path) -> list[Counts]:
             runs[tuple(words[1:])] += int(words[0])
         elif words[-1] == "complete":
             numbers = [int(word) for word in words[2:-1]]
-            found.append(Counts(runs, numbers[0], tuple(numbers[1::2])))
+            stretches.append(Counts(runs, numbers[0], tuple(numbers[1::2])))
             runs = Counter()
     if words[-1] != "complete":
         raise StageError("predict", f"{path} was not written to its end")
-    return found
+    return stretches
 
 
 def cycles(counts: Counts, core: Core, prices: dict[Block, float] | None = None) -> float:
@@ -105,8 +105,8 @@ def cycles(counts: Counts, core: Core, prices: dict[Block, float] | None = None)
         covered += len(block) * counts.runs[block]
         chosen.append(block)
     price([b for b in chosen if b not in known], core.name, known)
-    found = sum(known[block] * counts.runs[block] for block in chosen)
-    return found * total / covered if covered else 0.0
+    chosen_cycles = sum(known[block] * counts.runs[block] for block in chosen)
+    return chosen_cycles * total / covered if covered else 0.0
 
 
 def seconds(counts: Counts, core: Core, prices: dict[Block, float] | None = None) -> float:
@@ -130,9 +130,9 @@ def _price(
     )
     arguments = ["llvm-mca", "-mtriple=aarch64", f"-mcpu={mcpu}", f"-iterations={_ITERATIONS}"]
     report = _run([*arguments, "-resource-pressure=0", "-instruction-info=0", _FEATURES], listing)
-    found = [int(number) / _ITERATIONS for number in _CYCLES.findall(report)]
-    if len(found) == len(blocks):
-        prices.update(zip(blocks, found, strict=True))
+    costs = [int(number) / _ITERATIONS for number in _CYCLES.findall(report)]
+    if len(costs) == len(blocks):
+        prices.update(zip(blocks, costs, strict=True))
     elif len(blocks) == 1:
         prices[blocks[0]] = _UNPRICED * len(blocks[0])
     else:

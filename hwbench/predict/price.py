@@ -124,7 +124,7 @@ def value(model: OnnxModel, candidate: Candidate, core: str) -> Value:
     """Return the predicted latency of a candidate with its band, or why there is none."""
     try:
         backend, pattern = candidate.backend.kind, candidate.compression.pattern
-        return _said(candidate, lambda: predict(model, core, backend, pattern))
+        return _value(candidate, lambda: predict(model, core, backend, pattern))
     except StageError as error:
         return missing("latency_p50", Source.PREDICTED, error.what)
 
@@ -133,21 +133,21 @@ def counted(candidate: Candidate, counts: Counts | StageError, core: str) -> Val
     """Return the predicted latency of a candidate from what its artifact was counted to do."""
     if isinstance(counts, StageError):
         return missing("latency_p50", Source.PREDICTED, counts.what)
-    return _said(candidate, lambda: from_counts(counts, core))
+    return _value(candidate, lambda: from_counts(counts, core))
 
 
-def _said(candidate: Candidate, find: Callable[[], Prediction]) -> Value:
+def _value(candidate: Candidate, find: Callable[[], Prediction]) -> Value:
     refused = _refused(candidate)
     if refused:
         return missing("latency_p50", Source.PREDICTED, refused)
-    found = find()
+    prediction = find()
     return Value(
         "latency_p50",
-        found.seconds,
+        prediction.seconds,
         Source.PREDICTED,
-        low=found.low,
-        high=found.high,
-        note="; ".join(found.notes),
+        low=prediction.low,
+        high=prediction.high,
+        note="; ".join(prediction.notes),
     )
 
 
@@ -169,12 +169,12 @@ def _share(backend: str, kind: str, pattern: str, sparsity: float) -> float:
     the class (a small network came out four times off for TVM), so they are not told apart here.
     """
     prices = _json("prices.json")["prices"]
-    own, other = prices.get(backend, {}).get(kind), prices[REFERENCE.kind].get(kind)
-    if own is None or other is None:
+    shares, reference = prices.get(backend, {}).get(kind), prices[REFERENCE.kind].get(kind)
+    if shares is None or reference is None:
         return 1.0
-    steps = {**own["dense"], **own.get(pattern, own.get("unstructured", {}))}
+    steps = {**shares["dense"], **shares.get(pattern, shares.get("unstructured", {}))}
     known = sorted((float(at), float(share)) for at, share in steps.items())
-    base: float = other["dense"]["0.0"] / known[0][1]
+    base: float = reference["dense"]["0.0"] / known[0][1]
     for (left, a), (right, b) in itertools.pairwise(known):
         if sparsity <= right:
             return base * (a + (b - a) * (sparsity - left) / (right - left))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench import files, pruners
 from hwbench.errors import StageError
-from hwbench.protocols import Pruner, Workload
+from hwbench.protocols import Data, Modelled, Pruner
 from hwbench.records import CompressionSpec
 from hwbench.registry import PRUNERS
 
@@ -26,7 +26,7 @@ def pruner_for(pattern: str, options: Mapping[str, Any] | None = None) -> Pruner
     return PRUNERS.create(pruners.for_pattern(pattern), options)
 
 
-def example_of(workload: Workload) -> Tensor:
+def example_of(workload: Data) -> Tensor:
     """Return one validation input, batch of one: what models are traced with."""
     return workload.data("validation")[0][:1]
 
@@ -47,7 +47,7 @@ def save(
     files.write(folder / STRUCTURE, json.dumps(document, indent=1) + "\n")
 
 
-def load(folder: Path, workload: Workload, *, stage: str) -> nn.Module:
+def load(folder: Path, workload: Modelled, *, stage: str) -> nn.Module:
     """Return the saved model, in evaluation mode.
 
     Raises `StageError` of `stage` when the files are damaged, from another version, or do not

@@ -60,7 +60,11 @@ TRAITS = PrunerTraits(
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Bounds on what is removed: a layer keeps ``min_width`` channels and 1 - ``max_ratio``."""
+    """Bounds on what is removed.
+
+    ``min_width``: channels that every layer keeps. ``max_ratio``: the largest share of a layer's
+    channels that leaves.
+    """
 
     min_width: int = 8
     max_ratio: float = 0.9

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hwbench.records.specs import Candidate, CompressionSpec, ExportSpec
+from hwbench.records.specs import (
+    Candidate,
+    CompressionSpec,
+    ExportSpec,
+    PluginSpec,
+    TrainSpec,
+    WorkloadSpec,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +75,93 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxModel:
-    """An ONNX file that agrees with PyTorch, and what was counted on it.
+class Counts:
+    """What was counted on an ONNX file: totals over the weights of ``layers``, a shared one once.
 
-    ``input_shape`` is without the batch; ``parity`` the largest error relative to PyTorch.
+    ``macs`` are those of one inference at batch 1, products without a weight (attention)
+    included; ``denormals`` are counted in every float initializer, biases included.
     """
 
-    spec: ExportSpec
+    layers: tuple[Layer, ...]
+    parameters: int
+    nonzero: int
+    macs: int
+    denormals: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """An ONNX file with one input, and what has to be known to run it.
+
+    ``input_shape`` is without the batch; ``opset`` 0: none of ONNX's own operators.
+    """
+
     path: Path
     digest: str
     input_name: str
     input_shape: tuple[int, ...]
     input_dtype: str
     output_names: tuple[str, ...]
-    layers: tuple[Layer, ...]
-    parameters: int
-    nonzero: int
-    macs: int
-    denormals: int
-    parity: float
     opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """An ONNX file, where it comes from, and what is known of it besides.
+
+    ``counts``: None where the file cannot be counted. ``parity`` is the largest error relative to
+    PyTorch; None for a file that PyTorch did not write.
+    """
+
+    spec: ExportSpec
+    file: OnnxFile
+    counts: Counts | None = None
+    parity: float | None = None
+
+    @classmethod
+    def of_file(cls, file: OnnxFile, counts: Counts | None = None) -> OnnxModel:
+        """Return the model of a file from elsewhere: it is its own source, untrained."""
+        source = WorkloadSpec("onnx", {"file": file.path.name}, file.digest)
+        return cls(ExportSpec(CompressionSpec(source, TrainSpec(epochs=0))), file, counts)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.file.path
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the file."""
+        return self.file.digest
+
+    @property
+    def input_name(self) -> str:
+        """The name of the file's input."""
+        return self.file.input_name
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch."""
+        return self.file.input_shape
+
+    @property
+    def input_dtype(self) -> str:
+        """The input's type, as numpy names it."""
+        return self.file.input_dtype
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The weighted operators; none where nothing was counted."""
+        return () if self.counts is None else self.counts.layers
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyModel:
+    """The smallest artifact of a backend: with it a runtime's own memory is read."""
+
+    backend: PluginSpec
+    folder: Path
+    entry: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hwbench.errors import HwbenchError, StageError
 from hwbench.records.made import LayerNote
 from hwbench.records.metrics import Source, Value
 from hwbench.records.plain import UNSAID, digest
@@ -130,6 +131,17 @@ class Failure:
     message: str
     detail: str = ""
 
+    @classmethod
+    def of(cls, error: HwbenchError, stage: str = "prepare") -> Failure:
+        """Return an error as data; `stage` is for those that do not say where they happened."""
+        detail = "; ".join(part for part in (error.where, error.expected, error.mend) if part)
+        own = error.stage if isinstance(error, StageError) else stage
+        return cls(own, error.what, detail)
+
+    def error(self) -> StageError:
+        """Return the error that it was."""
+        return StageError(self.stage, self.message, where=self.detail)
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -173,6 +185,10 @@ class Sitting:
     seconds: float
     valid: bool = True
     notes: tuple[str, ...] = ()
+
+    def of(self, artifact: str) -> Measurement:
+        """Return the measurement of one artifact, by its digest."""
+        return next(m for m in self.measurements if m.artifact == artifact)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,8 @@ def crept(nights: Sequence[Change], floor: float) -> Shift | None:
     """
     there = [i for i, c in enumerate(nights) if c.ratio is not None]
     ratios = [c.ratio for c in nights if c.ratio is not None]
-    found = creep(ratios, [_half(nights[i]) or 0.0 for i in there], floor)
-    return None if found is None else replace(found, since=there[found.since])
+    shift = creep(ratios, [_half(nights[i]) or 0.0 for i in there], floor)
+    return None if shift is None else replace(shift, since=there[shift.since])
 
 
 def creep(ratios: Sequence[float], halves: Sequence[float], floor: float) -> Shift | None:
@@ -79,10 +79,10 @@ def creep(ratios: Sequence[float], halves: Sequence[float], floor: float) -> Shi
         return None
     first = max(len(ratios) - _LONGEST, 0)
     ratios, halves = ratios[first:], halves[first:]
-    found = change_points(ratios)
+    points = change_points(ratios)
     # A ramp has no one point of change: where none is found, or an early one, the newest nights
     # must say the same by themselves.
-    for start in (found[-1] if found else 0, len(ratios) - SIDE):
+    for start in (points[-1] if points else 0, len(ratios) - SIDE):
         shift = _level(ratios, halves, start)
         if shift.low > 1.0 + floor / 2:
             return replace(shift, since=first + start)

@@ -36,12 +36,12 @@ def volumes(study: Study) -> list[tuple[float, float]]:
     """Return the hypervolume known after each time (s): of the dense model first, then on."""
     metrics = _metrics(study)
     known: list[Mapping[str, float]] = [dict.fromkeys(metrics, 1.0)] if metrics else []
-    found = [(0.0, stats.ruled(known))]
+    steps = [(0.0, stats.ruled(known))]
     for tried in sorted(study.tried, key=lambda t: t.seconds):
         if tried.costs is not None:
             known.append(tried.costs)
-            found.append((tried.seconds, stats.ruled(known)))
-    return found
+            steps.append((tried.seconds, stats.ruled(known)))
+    return steps
 
 
 def drawn(

@@ -69,9 +69,9 @@ def axis(results: Sequence[Result], metric: str) -> Axis | None:
     kind = next((s for s in _STRENGTH if any(v.source is s for v in values)), None)
     if kind is None:
         return None
-    mine = [v.value for v in values if v.source is kind and v.value is not None]
-    size, unit = units.scale(statistics.median(abs(v) for v in mine), METRICS[metric].unit)
-    return Axis(metric, size, unit, kind, len(values) - len(mine))
+    figures = [v.value for v in values if v.source is kind and v.value is not None]
+    size, unit = units.scale(statistics.median(abs(v) for v in figures), METRICS[metric].unit)
+    return Axis(metric, size, unit, kind, len(values) - len(figures))
 
 
 def accuracy(study: Study) -> str:
@@ -151,21 +151,21 @@ def method(result: Result) -> str:
 
 def colours(study: Study) -> dict[str, str]:
     """Return a colour for every method of the study, by `method` name, in order of appearance."""
-    found: dict[str, str] = {}
+    by_method: dict[str, str] = {}
     spare = controls = 0
     for result in study.results:
         name = method(result)
-        if name in found:
+        if name in by_method:
             continue
         if result.candidate.compression.is_dense:
-            found[name] = DENSE_COLOUR
+            by_method[name] = DENSE_COLOUR
         elif is_control(result):
-            found[name] = CONTROL_COLOURS[controls % len(CONTROL_COLOURS)]
+            by_method[name] = CONTROL_COLOURS[controls % len(CONTROL_COLOURS)]
             controls += 1
         else:
-            found[name] = PALETTE[spare % len(PALETTE)]
+            by_method[name] = PALETTE[spare % len(PALETTE)]
             spare += 1
-    return found
+    return by_method
 
 
 def backends(study: Study) -> dict[str, int]:

@@ -37,9 +37,9 @@ def write(
         "report.html": page(night, trends, shadow, problems),
     }
     for pair in night.pairs:
-        mine = [t for t in trends if (t.target, t.recipe) == (pair.target, pair.recipe)]
-        if mine:
-            contents[f"trend-{pair.target}-{pair.recipe}.png"] = drawing.png(pair, mine)
+        drawn = [t for t in trends if (t.target, t.recipe) == (pair.target, pair.recipe)]
+        if drawn:
+            contents[f"trend-{pair.target}-{pair.recipe}.png"] = drawing.png(pair, drawn)
     for name, content in contents.items():
         files.write(folder / name, content)
     return tuple(folder / name for name in contents)
@@ -199,18 +199,18 @@ def index(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 def _methods(night: Night) -> list[tuple[str, str, list[tuple[str, Pair | None, object]]]]:
     """Return the rows of the method x device table: (recipe, method, a cell a device)."""
     devices = list(dict.fromkeys(p.target for p in night.pairs))
-    found = []
+    rows = []
     for recipe in dict.fromkeys(p.recipe for p in night.pairs):
-        mine = {p.target: p for p in night.pairs if p.recipe == recipe}
-        names = dict.fromkeys(m.method for p in mine.values() for m in p.methods)
+        by_target = {p.target: p for p in night.pairs if p.recipe == recipe}
+        names = dict.fromkeys(m.method for p in by_target.values() for m in p.methods)
         for name in names:
             cells: list[tuple[str, Pair | None, object]] = []
             for device in devices:
-                pair = mine.get(device)
-                rows = pair.methods if pair is not None else ()
-                cells.append((device, pair, next((m for m in rows if m.method == name), None)))
-            found.append((recipe, name, cells))
-    return found
+                pair = by_target.get(device)
+                measured = pair.methods if pair is not None else ()
+                cells.append((device, pair, next((m for m in measured if m.method == name), None)))
+            rows.append((recipe, name, cells))
+    return rows
 
 
 def _template(name: str) -> jinja2.Template:

@@ -40,43 +40,65 @@ def page(study: Study) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     here = resources("hwbench.report")
-    drawings, roofs = plots.figures(study), plots.rooflines(study)
     return environment.get_template("page.html").render(
         style=(here / "page.css").read_text(),
         script=(here / "page.js").read_text(),
         plotly=get_plotlyjs(),
         study=study,
-        title=study.recipe.title or study.recipe.name,
-        headline=prose.headline(study),
-        figures=prose.figures(study),
-        tests=prose.test_scores(study),
-        proxies=study.decision.proxies,
-        bars="the bands of the predictions, common to all; predicted times less than 25\xa0% apart "
-        "are ties"
+        **_summary(study),
+        **_pictures(study),
+        **_details(study),
+    )
+
+
+def _summary(study: Study) -> Mapping[str, Any]:
+    """Return what is read first: the verdict, its figures, and what they rest on."""
+    return {
+        "title": study.recipe.title or study.recipe.name,
+        "headline": prose.headline(study),
+        "figures": prose.figures(study),
+        "tests": prose.test_scores(study),
+        "proxies": study.decision.proxies,
+        "bars": "the bands of the predictions, common to all; predicted times less than 25\xa0% "
+        "apart are ties"
         if study.decision.basis is Source.PREDICTED
         else "95\xa0% intervals",
-        counts=_counts(study),
-        legend=_legend(study),
-        drawings=[_drawing(study, flat, drawn is not None) for flat, drawn in drawings],
-        roofs=[_drawing(study, flat, True) for flat, _ in roofs],
-        roof_tables=roofline.tables(study),
-        roofless=roofline.missing(study),
-        data={flat.name: drawn for flat, drawn in [*drawings, *roofs] if drawn is not None},
-        goals=_goals(study),
-        tried=history.rows(study),
-        axes=history.axes(study),
-        shift=shifting.rows(study),
-        potentials=shifting.potentials(study),
-        guideline=shifting.guideline(study),
-        table=_table(study),
-        failed=[r for r in look.ordered(study) if r.failure is not None],
-        gaps=_gaps(study),
-        layers=_layers(study),
-        remarks=[(r.candidate.label, r.notes) for r in look.ordered(study) if r.notes],
-        trained=prose.trained(study),
-        rings=_rings(study),
-        seconds=[(name, units.duration(took)) for name, took in study.seconds.items()],
-    )
+        "counts": _counts(study),
+        "goals": _goals(study),
+    }
+
+
+def _pictures(study: Study) -> Mapping[str, Any]:
+    """Return the drawings, their data for the script, and the legend that all share."""
+    drawings, roofs = plots.figures(study), plots.rooflines(study)
+    return {
+        "legend": _legend(study),
+        "drawings": [_drawing(study, flat, drawn is not None) for flat, drawn in drawings],
+        "roofs": [_drawing(study, flat, True) for flat, _ in roofs],
+        "roof_tables": roofline.tables(study),
+        "roofless": roofline.missing(study),
+        "data": {flat.name: drawn for flat, drawn in [*drawings, *roofs] if drawn is not None},
+    }
+
+
+def _details(study: Study) -> Mapping[str, Any]:
+    """Return all tables: candidates, search, shift, failures, layers, training, conditions."""
+    ordered = look.ordered(study)
+    return {
+        "tried": history.rows(study),
+        "axes": history.axes(study),
+        "shift": shifting.rows(study),
+        "potentials": shifting.potentials(study),
+        "guideline": shifting.guideline(study),
+        "table": _table(study),
+        "failed": [r for r in ordered if r.failure is not None],
+        "gaps": _gaps(study),
+        "layers": _layers(study),
+        "remarks": [(r.candidate.label, r.notes) for r in ordered if r.notes],
+        "trained": prose.trained(study),
+        "rings": _rings(study),
+        "seconds": [(name, units.duration(took)) for name, took in study.seconds.items()],
+    }
 
 
 def _counts(study: Study) -> str:
@@ -102,7 +124,7 @@ def _drawing(study: Study, flat: plane.Plane, drawn: bool) -> Mapping[str, Any]:
         "about": flat.about,
         "drawn": drawn,
         "why": flat.why,
-        "absent": flat.absent,
+        "left_out": flat.left_out,
         "count": len(flat.points),
         "total": len(study.results),
         "near": near if hidden else None,
@@ -171,37 +193,37 @@ def _written(
 
 
 def _gaps(study: Study) -> list[tuple[str, str, str]]:
-    """Return what is missing although its candidate ran: (metric, reason, whom it concerns)."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return what is missing although its candidate ran: (metric, reason, which candidates)."""
+    gaps: dict[tuple[str, str], list[str]] = {}
     for result in look.ordered(study):
         for metric in table.present(study):
             value = result.values.get(metric)
             if result.failure is None and (value is None or value.value is None):
                 reason = value.reason if value is not None else "not recorded"
-                found.setdefault((metric, reason), []).append(result.candidate.label)
+                gaps.setdefault((metric, reason), []).append(result.candidate.label)
     alive = sum(r.failure is None for r in study.results)
     return [
-        (METRICS[metric].title, reason, "everybody" if len(who) == alive else ", ".join(who))
-        for (metric, reason), who in found.items()
+        (METRICS[metric].title, reason, "all" if len(labels) == alive else ", ".join(labels))
+        for (metric, reason), labels in gaps.items()
     ]
 
 
 def _layers(study: Study) -> list[tuple[str, str, str, str]]:
     """Return what each backend makes of zeros: (backend, patterns, layers, why)."""
-    found: dict[tuple[str, str], Result] = {}
+    samples: dict[tuple[str, str], Result] = {}
     for result in study.results:
         if result.layers:
             key = (result.candidate.backend.kind, result.candidate.compression.pattern)
-            found.setdefault(key, result)
+            samples.setdefault(key, result)
     patterns: dict[tuple[str, str, str], list[str]] = {}
-    for (backend, pattern), result in found.items():
+    for (backend, pattern), result in samples.items():
         able = sum(note.eligible for note in result.layers)
         whys: dict[str, int] = {}
         for note in result.layers:
             whys[note.why] = whys.get(note.why, 0) + 1
-        said = "; ".join(f"{why} ({count} layers)" for why, count in whys.items())
+        summary = "; ".join(f"{why} ({count} layers)" for why, count in whys.items())
         share = f"{able} of {len(result.layers)}"
-        patterns.setdefault((backend, share, said), []).append(pattern)
+        patterns.setdefault((backend, share, summary), []).append(pattern)
     return [(backend, ", ".join(names), n, why) for (backend, n, why), names in patterns.items()]
 
 
@@ -216,12 +238,12 @@ def _rings(study: Study) -> list[tuple[str, Cells]]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
+            pairs += _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            found.append((f"{prefix}{name}", ", ".join(str(v) for v in value)))
+            pairs.append((f"{prefix}{name}", ", ".join(str(v) for v in value)))
         else:
-            found.append((f"{prefix}{name}", "n/a" if value is None else str(value)))
-    return found
+            pairs.append((f"{prefix}{name}", "n/a" if value is None else str(value)))
+    return pairs

@@ -138,12 +138,12 @@ def near_dense(study: Study, flat: plane.Plane) -> float | None:
     None when there is no dense model to cut by.
     """
     marks = (study.decision.dense, study.decision.chosen)
-    kept = [p.y for p in flat.points if p.result.candidate.key in marks]
+    heights = [p.y for p in flat.points if p.result.candidate.key in marks]
     goals = [at for letter, at, _ in flat.limits if letter == "y"]
     top = max((p.y for p in flat.points), default=0.0)
-    if not kept or top <= 0:
+    if not heights or top <= 0:
         return None
-    return min([*kept, *goals]) - 0.10 * top
+    return min([*heights, *goals]) - 0.10 * top
 
 
 def _legend(figure: Figure, study: Study) -> None:

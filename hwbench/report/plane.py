@@ -24,7 +24,7 @@ class Point:
 class Plane:
     """A plot to draw, or (without points) the reason ``why`` there is none.
 
-    ``front`` are the corners of the staircase in these two axes; ``absent`` says who is not
+    ``front`` are the corners of the staircase in these two axes; ``left_out`` says which are not
     drawn and why; ``limits`` are lines that goals draw (the axis, where, what it says); ``about``
     tells what the axes mean; ``rem`` is how high it is drawn.
     """
@@ -35,7 +35,7 @@ class Plane:
     y_title: str
     points: tuple[Point, ...] = ()
     front: tuple[tuple[float, float], ...] = ()
-    absent: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     limits: tuple[tuple[str, float, str], ...] = ()
     why: str = ""
     about: str = ""
@@ -52,13 +52,13 @@ def trade_off(study: Study, cost: str) -> Plane:
         why = f"{METRICS[lost].title}: {look.why_nobody(study, lost)}"
         return Plane(name, title, METRICS[cost].title, METRICS[right].title, why=why)
     points = []
-    absent = []
+    left_out = []
     for result in look.ordered(study):
         x, y = x_axis.place(result), y_axis.place(result)
         if x is not None and y is not None:
             points.append(_point(result, x, y, x_axis, y_axis))
         else:
-            absent.append(f"{result.candidate.label}: {_why_not(result, x_axis, y_axis)}")
+            left_out.append(f"{result.candidate.label}: {_why_not(result, x_axis, y_axis)}")
     return Plane(
         name,
         title,
@@ -66,7 +66,7 @@ def trade_off(study: Study, cost: str) -> Plane:
         y_axis.title,
         points=tuple(points),
         front=tuple(look.stairs([(p.x, p.y) for p in points])),
-        absent=tuple(absent),
+        left_out=tuple(left_out),
         limits=_limits(study, x_axis, y_axis),
         why="" if points else "no candidate has both numbers",
     )
@@ -90,7 +90,7 @@ def against_sparsity(study: Study) -> Plane:
         why = f"{METRICS[right].title}: {look.why_nobody(study, right)}"
         return Plane("sparsity", title, x_title, METRICS[right].title, why=why, about=about)
     points = []
-    absent = []
+    left_out = []
     for result in look.ordered(study):
         y, gone = y_axis.place(result), removed(result, study)
         if y is not None and y.value is not None and gone is not None:
@@ -98,7 +98,7 @@ def against_sparsity(study: Study) -> Plane:
             points.append(Point(result, gone * 100, y.value / y_axis.size, dy=dy))
         else:
             reason = _why_not(result, y_axis)
-            absent.append(f"{result.candidate.label}: {reason or 'its weights were not counted'}")
+            left_out.append(f"{result.candidate.label}: {reason or 'its weights were not counted'}")
     why = "" if points else "no weights were counted, or no dense model to count against"
     return Plane(
         "sparsity",
@@ -106,7 +106,7 @@ def against_sparsity(study: Study) -> Plane:
         x_title,
         y_axis.title,
         points=tuple(points),
-        absent=tuple(absent),
+        left_out=tuple(left_out),
         why=why,
         about=about,
     )
@@ -124,23 +124,30 @@ def promised(study: Study) -> Plane:
     title = f"Speed-up: promised by the arithmetic, and {latency.source if latency else 'found'}"
     y_title = f"Speed-up (×, {latency.source})" if latency else "Speed-up (×)"
     points = []
-    absent = []
+    left_out = []
     for result in look.ordered(study):
         dense = look.dense_on(result, study)
         work = look.number(result, "effective_macs")
         whole = look.number(dense, "effective_macs")
-        own = latency.place(result) if latency else None
+        value = latency.place(result) if latency else None
         base = latency.place(dense) if latency and dense else None
-        if not work or not whole or own is None or base is None or not own.value or not base.value:
+        if (
+            not work
+            or not whole
+            or value is None
+            or base is None
+            or not value.value
+            or not base.value
+        ):
             reason = result.failure.message if result.failure else "latency or MACs are missing"
-            absent.append(f"{result.candidate.label}: {reason}")
+            left_out.append(f"{result.candidate.label}: {reason}")
             continue
-        ratio = base.value / own.value
+        ratio = base.value / value.value
         dy = None
         # The band of a prediction is common to both, and no interval of their ratio.
-        known = own.source is not Source.PREDICTED
-        if known and result is not dense and own.low and own.high and base.low and base.high:
-            dy = (ratio - base.low / own.high, base.high / own.low - ratio)
+        known = value.source is not Source.PREDICTED
+        if known and result is not dense and value.low and value.high and base.low and base.high:
+            dy = (ratio - base.low / value.high, base.high / value.low - ratio)
         points.append(Point(result, whole / work, ratio, dy=dy))
     why = "" if points else "no candidate has its latency and MACs as well as its dense model's"
     return Plane(
@@ -149,7 +156,7 @@ def promised(study: Study) -> Plane:
         x_title,
         y_title,
         points=tuple(points),
-        absent=tuple(absent),
+        left_out=tuple(left_out),
         why=why,
         about=about,
     )

@@ -93,12 +93,12 @@ def _safe(text: str) -> str:
 
 def _groups(study: Study, flat: plane.Plane) -> Mapping[tuple[str, str], list[plane.Point]]:
     """Return the points by (method, backend), in the order of the study."""
-    found: dict[tuple[str, str], list[plane.Point]] = {
+    groups: dict[tuple[str, str], list[plane.Point]] = {
         (look.method(r), r.candidate.backend.kind): [] for r in study.results
     }
     for point in flat.points:
-        found[look.method(point.result), point.result.candidate.backend.kind].append(point)
-    return {key: points for key, points in found.items() if points}
+        groups[look.method(point.result), point.result.candidate.backend.kind].append(point)
+    return {key: points for key, points in groups.items() if points}
 
 
 def _traces(study: Study, flat: plane.Plane, *, lines: bool = False) -> list[Figure]:

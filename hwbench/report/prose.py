@@ -59,15 +59,19 @@ def figures(study: Study) -> list[tuple[str, str, str, str, str]]:
     chosen, dense = look.find(study, study.decision.chosen), look.find(study, study.decision.dense)
     if chosen is None:
         return []
-    asked = dict.fromkeys((*study.recipe.objectives, study.recipe.choose, "artifact_bytes"))
-    found = []
-    for metric in asked:
-        ours = look.known(chosen, metric)
-        theirs = look.known(dense, metric) if dense is not None else None
-        cells = (_text(ours, chosen, metric), _text(theirs, dense, metric), _change(ours, theirs))
-        source = str((ours or theirs).source) if (ours or theirs) else ""  # type: ignore[union-attr]
-        found.append((METRICS[metric].title, *cells, source))
-    return found
+    metrics = dict.fromkeys((*study.recipe.objectives, study.recipe.choose, "artifact_bytes"))
+    rows = []
+    for metric in metrics:
+        value = look.known(chosen, metric)
+        dense_value = look.known(dense, metric) if dense is not None else None
+        cells = (
+            _text(value, chosen, metric),
+            _text(dense_value, dense, metric),
+            _change(value, dense_value),
+        )
+        source = str((value or dense_value).source) if (value or dense_value) else ""  # type: ignore[union-attr]
+        rows.append((METRICS[metric].title, *cells, source))
+    return rows
 
 
 def test_scores(study: Study) -> list[tuple[str, str]]:

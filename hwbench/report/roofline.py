@@ -54,37 +54,37 @@ class Alike:
 
 def shown(study: Study) -> list[tuple[Result, Roofline]]:
     """Return the artifacts to show: the best, the dense one on its backend, then the next best."""
-    found = [
+    layered = [
         (r, r.roofline) for r in look.ordered(study) if r.roofline is not None and r.roofline.layers
     ]
-    if not found:
+    if not layered:
         return []
-    # Who is best comes first: the chosen one, unless its runtime does not tell its layers apart.
-    best = found[0][0]
+    # The best comes first: the chosen one, unless its runtime does not tell its layers apart.
+    best = layered[0][0]
     dense = look.dense_on(best, study)
     first = [best.candidate.key, dense.candidate.key if dense else ""]
     rest = len(first)
-    found.sort(key=lambda pair: first.index(k) if (k := pair[0].candidate.key) in first else rest)
-    return found[:_MOST]
+    layered.sort(key=lambda pair: first.index(k) if (k := pair[0].candidate.key) in first else rest)
+    return layered[:_MOST]
 
 
 def alike(roofline: Roofline) -> list[Alike]:
     """Return the layers in groups of one shape and kernel, what takes most time first."""
-    found: dict[tuple[Any, ...], list[LayerTime]] = {}
+    same: dict[tuple[Any, ...], list[LayerTime]] = {}
     for layer in roofline.layers:
         key = (layer.kernel, layer.format, layer.operations, layer.multiplied, layer.nbytes)
-        found.setdefault(key, []).append(layer)
-    groups = sorted(found.values(), key=lambda g: -sum(layer.seconds for layer in g))
+        same.setdefault(key, []).append(layer)
+    groups = sorted(same.values(), key=lambda g: -sum(layer.seconds for layer in g))
     return [Alike(number, tuple(group)) for number, group in enumerate(groups, 1)]
 
 
 def missing(study: Study) -> list[tuple[str, str]]:
-    """Return why artifacts have no layers although they were asked for: (reason, who)."""
-    found: dict[str, list[str]] = {}
+    """Return why artifacts have no layers although they were asked for: (reason, which)."""
+    labels: dict[str, list[str]] = {}
     for result in look.ordered(study):
         if result.roofline is not None and result.roofline.reason:
-            found.setdefault(result.roofline.reason, []).append(result.candidate.label)
-    return [(reason, ", ".join(who)) for reason, who in found.items()]
+            labels.setdefault(result.roofline.reason, []).append(result.candidate.label)
+    return [(reason, ", ".join(which)) for reason, which in labels.items()]
 
 
 # --------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _rate(value: float) -> str:
 
 def drawn(study: Study, layout: Layout) -> list[tuple[plane.Plane, Figure]]:
     """Return a plot for each artifact that is shown."""
-    found = []
+    plots = []
     for place, (result, roofline) in enumerate(shown(study)):
         flat = plane.Plane(
             f"roofline-{place}",
@@ -147,8 +147,8 @@ def drawn(study: Study, layout: Layout) -> list[tuple[plane.Plane, Figure]]:
             "Operations per second",
             about=_ABOUT if place == 0 else "",
         )
-        found.append((flat, _figure(roofline, layout(flat))))
-    return found
+        plots.append((flat, _figure(roofline, layout(flat))))
+    return plots
 
 
 def _figure(roofline: Roofline, shape: Figure) -> Figure:
@@ -233,11 +233,11 @@ def _roofs(roofline: Roofline, field: _Field) -> list[Figure]:
 def _corners(roofline: Roofline, field: _Field) -> list[tuple[str, list[Spot]]]:
     """Return each roof by its number format: up along the copy, then level."""
     low, high = (10.0**end for end in field.x)
-    found = []
+    roofs = []
     for kind, rate in sorted(roofline.rates.items()):
         ridge = rate / roofline.bandwidth
-        found.append((kind, [(low, low * roofline.bandwidth), (ridge, rate), (high, rate)]))
-    return found
+        roofs.append((kind, [(low, low * roofline.bandwidth), (ridge, rate), (high, rate)]))
+    return roofs
 
 
 def _ceilings(roofline: Roofline, field: _Field) -> list[Figure]:
@@ -267,20 +267,20 @@ def _dots(roofline: Roofline, groups: Sequence[Alike]) -> list[Figure]:
     numbers = {id(layer): group.number for group in groups for layer in group.layers}
     traces = []
     for kernel, colour in _colours(roofline).items():
-        mine = [layer for layer in roofline.layers if layer.kernel == kernel]
+        layers = [layer for layer in roofline.layers if layer.kernel == kernel]
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": html.escape(kernel, quote=False),
-                "x": [_spot(layer)[0] for layer in mine],
-                "y": [_spot(layer)[1] for layer in mine],
-                "text": [_hover(roofline, layer, numbers[id(layer)]) for layer in mine],
+                "x": [_spot(layer)[0] for layer in layers],
+                "y": [_spot(layer)[1] for layer in layers],
+                "text": [_hover(roofline, layer, numbers[id(layer)]) for layer in layers],
                 "hovertemplate": "%{text}<extra></extra>",
                 "marker": {
                     "color": colour,
                     "opacity": 0.75,
-                    "size": [_size(roofline, layer) for layer in mine],
+                    "size": [_size(roofline, layer) for layer in layers],
                     "line": {"width": 1, "color": "#fff"},
                 },
                 "meta": _NOBODY,
@@ -315,15 +315,15 @@ def _hover(roofline: Roofline, layer: LayerTime, number: int) -> str:
 
 def _along(roofline: Roofline, field: _Field) -> list[Spot]:
     """Return spots along the roofs, a dozen pixels apart at most: no name may hide them."""
-    found = []
+    spots = []
     for _, corners in _corners(roofline, field):
         for (x0, y0), (x1, y1) in itertools.pairwise(corners):
             steps = [step / 40 for step in range(41)]
-            found += [(x0 * (x1 / x0) ** step, y0 * (y1 / y0) ** step) for step in steps]
-    return found
+            spots += [(x0 * (x1 / x0) ** step, y0 * (y1 / y0) ** step) for step in steps]
+    return spots
 
 
-def _names(found: Sequence[Named]) -> list[Figure]:
+def _names(placed: Sequence[Named]) -> list[Figure]:
     return [
         {
             "x": math.log10(name.spot[0]),
@@ -338,7 +338,7 @@ def _names(found: Sequence[Named]) -> list[Figure]:
             "font": {"size": 11, "color": _INK},
             "bgcolor": "rgba(255,255,255,.8)",
         }
-        for name in found
+        for name in placed
     ]
 
 
@@ -366,7 +366,7 @@ def named(
     spots = [(g, field.place(_spot(layer), room)) for g in groups for layer in g.layers]
     lines = [field.place(spot, room) for spot in _along(roofline, field)]
     taken = _words(roofline, field, room)
-    found = []
+    placed = []
     for group in groups[:_NAMED]:
         middle = sorted(group.layers, key=lambda layer: layer.seconds)[len(group.layers) // 2]
         x, y = field.place(_spot(middle), room)
@@ -379,19 +379,19 @@ def named(
             free = not any(_meet(box, other) for other in taken)
             if inside and free and not any(_holds(box, at) for at in blocked):
                 taken.append(box)
-                found.append(Named(text, _spot(middle), (round(dx), round(dy))))
+                placed.append(Named(text, _spot(middle), (round(dx), round(dy))))
                 break
-    return found
+    return placed
 
 
 def _words(roofline: Roofline, field: _Field, room: tuple[int, int]) -> list[Box]:
     """Return what the words on the roofs cover."""
     x, y = field.place(_slope(roofline, field), room)
-    found = [(x - 112, y - 9, x - 6, y + 9)]
+    boxes = [(x - 112, y - 9, x - 6, y + 9)]
     for rate in roofline.rates.values():
         _, level = field.place((10.0 ** field.x[1], rate), room)
-        found.append((room[0] - 112, level, room[0], level + 20))
-    return found
+        boxes.append((room[0] - 112, level, room[0], level + 20))
+    return boxes
 
 
 def _offsets(wide: float) -> list[Spot]:
@@ -421,8 +421,8 @@ def _holds(box: Box, at: Spot) -> bool:
 
 def picture(study: Study) -> bytes | None:
     """Return a PNG of the best and its dense model's layers; None: nobody has any."""
-    found = shown(study)[:2]
-    if not found:
+    results = shown(study)[:2]
+    if not results:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -432,8 +432,8 @@ def picture(study: Study) -> bytes | None:
     canvas.set_facecolor("white")
     title = f"Layers under the roofs of {study.target.title}"
     canvas.suptitle(_quiet(title), fontsize=11.5, color=_INK)
-    row = canvas.subplots(1, len(found), squeeze=False)[0]
-    for axes, (result, roofline) in zip(row, found, strict=True):
+    row = canvas.subplots(1, len(results), squeeze=False)[0]
+    for axes, (result, roofline) in zip(row, results, strict=True):
         _panel(axes, result, roofline)
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png")
@@ -450,12 +450,12 @@ def _panel(axes: Axes, result: Result, roofline: Roofline) -> None:
         axes.plot(*zip(*corners, strict=True), color=_ROOF, linewidth=1.4, zorder=1)
     _lines_words(axes, roofline, field)
     for kernel, colour in _colours(roofline).items():
-        mine = [layer for layer in roofline.layers if layer.kernel == kernel]
-        spots = [_spot(layer) for layer in mine]
+        layers = [layer for layer in roofline.layers if layer.kernel == kernel]
+        spots = [_spot(layer) for layer in layers]
         axes.scatter(
             [x for x, _ in spots],
             [y for _, y in spots],
-            s=[(_size(roofline, layer) * 0.75) ** 2 for layer in mine],
+            s=[(_size(roofline, layer) * 0.75) ** 2 for layer in layers],
             color=colour,
             alpha=0.75,
             edgecolors="white",

@@ -11,20 +11,20 @@ _NOMINAL = "nominal"
 
 def rows(study: Study) -> list[Mapping[str, str]]:
     """Return a row for each set of weights: accuracy, excess error, agreement with dense."""
-    found = []
-    for spec, seen in _seen(study):
-        severities = [name for name in seen.accuracy if name.isdigit()]
-        row = {"Model": spec.label, "Nominal": f"{seen.accuracy[_NOMINAL]:.1%}"}
-        row |= {f"Severity {s}": f"{seen.accuracy[s]:.1%}" for s in severities}
+    table = []
+    for spec, shifted in _shifted(study):
+        severities = [name for name in shifted.accuracy if name.isdigit()]
+        row = {"Model": spec.label, "Nominal": f"{shifted.accuracy[_NOMINAL]:.1%}"}
+        row |= {f"Severity {s}": f"{shifted.accuracy[s]:.1%}" for s in severities}
         if not spec.is_dense:
-            row |= {f"Excess error, severity {s}": _points(seen.excess[s]) for s in severities}
+            row |= {f"Excess error, severity {s}": _points(shifted.excess[s]) for s in severities}
             row |= {
                 f"Agrees with dense, noise {e}": f"{d.agreement:.1%} (L2 {d.softmax:.2f})"
-                for e, d in seen.distance.items()
+                for e, d in shifted.distance.items()
             }
-        found.append(row)
-    heads = list(dict.fromkeys(head for row in found for head in row))
-    return [{head: row.get(head, "") for head in heads} for row in found]
+        table.append(row)
+    heads = list(dict.fromkeys(head for row in table for head in row))
+    return [{head: row.get(head, "") for head in heads} for row in table]
 
 
 def potentials(study: Study) -> list[Mapping[str, str]]:
@@ -33,7 +33,7 @@ def potentials(study: Study) -> list[Mapping[str, str]]:
     Each with the largest sparsity that surely errs no more than delta above dense, where that
     is less: the truth lies between the two, at 95 %.
     """
-    found: list[Mapping[str, str]] = []
+    table: list[Mapping[str, str]] = []
     for method, group in _methods(study).items():
         names = [_NOMINAL, *(n for n in group[0][1].accuracy if n.isdigit())]
         row = {"Method": method, "Tried": ", ".join(f"{s.sparsity:.0%}" for s, _ in group)}
@@ -41,8 +41,8 @@ def potentials(study: Study) -> list[Mapping[str, str]]:
             title = "Nominal" if name == _NOMINAL else f"Severity {name}"
             most, sure = potential(study, group, name), _sure(study, group, name)
             row[title] = f"{most:.0%}" if sure == most else f"{most:.0%} (surely {sure:.0%})"
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
 def potential(study: Study, group: Sequence[tuple[CompressionSpec, Shifted]], name: str) -> float:
@@ -90,20 +90,20 @@ def guideline(study: Study) -> str:
     )
 
 
-def _seen(study: Study) -> list[tuple[CompressionSpec, Shifted]]:
+def _shifted(study: Study) -> list[tuple[CompressionSpec, Shifted]]:
     """Return what was seen of each set of weights, in the order of the study."""
-    by_key = {seen.key: seen for seen in study.shift}
-    found: dict[str, tuple[CompressionSpec, Shifted]] = {}
+    by_key = {record.key: record for record in study.shift}
+    shifted: dict[str, tuple[CompressionSpec, Shifted]] = {}
     for result in study.results:
         export = result.candidate.export
         if export.key in by_key and export.precision == "fp32":
-            found.setdefault(export.compression.key, (export.compression, by_key[export.key]))
-    return list(found.values())
+            shifted.setdefault(export.compression.key, (export.compression, by_key[export.key]))
+    return list(shifted.values())
 
 
 def _methods(study: Study) -> Mapping[str, list[tuple[CompressionSpec, Shifted]]]:
     groups: dict[str, list[tuple[CompressionSpec, Shifted]]] = {}
-    for spec, seen in _seen(study):
+    for spec, seen in _shifted(study):
         if not spec.is_dense:
             groups.setdefault(spec.method, []).append((spec, seen))
     return groups

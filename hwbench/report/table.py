@@ -24,12 +24,12 @@ def rows(
     latency stands the verdict on its ratio to the dense model; with `intervals` also the
     probability of being on the front.
     """
-    asked = tuple(dict.fromkeys(metrics or (*study.recipe.objectives, study.recipe.choose)))
-    axes = {metric: look.axis(study.results, metric) for metric in asked}
+    shown = tuple(dict.fromkeys(metrics or (*study.recipe.objectives, study.recipe.choose)))
+    axes = {metric: look.axis(study.results, metric) for metric in shown}
     where = look.standings(study)
     compared = any(r.beside is not None for r in study.results)
     drawn = any(s.on_front is not None for s in study.decision.standings)
-    found = []
+    table = []
     for result in look.ordered(study):
         standing = where.get(result.candidate.key)
         row = _head(result, standing)
@@ -41,8 +41,8 @@ def rows(
                 row["Speed-up"] = _speed_up(result, study)
                 if compared:
                     row["Verdict"] = _verdict(result, intervals=intervals)
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
 def present(study: Study) -> tuple[str, ...]:
@@ -126,12 +126,12 @@ def _chance(standing: Standing | None) -> str:
 
 def speed_up(result: Result, study: Study) -> float | None:
     """Return the latency of the dense model on the same backend over the candidate's."""
-    own = look.known(result, "latency_p50")
+    latency = look.known(result, "latency_p50")
     dense = look.dense_on(result, study)
-    if own is None or not own.value:
+    if latency is None or not latency.value:
         return None
-    reference = look.number(dense, "latency_p50", own.source)
-    return reference / own.value if reference else None
+    reference = look.number(dense, "latency_p50", latency.source)
+    return reference / latency.value if reference else None
 
 
 def _columns(metrics: Sequence[str]) -> dict[str, str]:

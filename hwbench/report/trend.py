@@ -52,13 +52,13 @@ class _Place:
 
 
 def _range(trend: Trend) -> tuple[float, float]:
-    seen = [1.0 - 2 * trend.floor, 1.0 + 2 * trend.floor]
-    seen += [p.ratio for p in trend.points if p.ratio is not None]
+    ratios = [1.0 - 2 * trend.floor, 1.0 + 2 * trend.floor]
+    ratios += [p.ratio for p in trend.points if p.ratio is not None]
     # One wild interval must not flatten all others.
     ends = sorted(e for p in trend.points for e in (p.low, p.high) if e)
-    seen += ends[len(ends) // 20 : len(ends) - len(ends) // 20]
-    pad = (max(seen) - min(seen)) * 0.06
-    return min(seen) - pad, max(seen) + pad
+    ratios += ends[len(ends) // 20 : len(ends) - len(ends) // 20]
+    pad = (max(ratios) - min(ratios)) * 0.06
+    return min(ratios) - pad, max(ratios) + pad
 
 
 def _frame(place: _Place, trend: Trend) -> Iterator[str]:
@@ -152,12 +152,12 @@ def png(pair: Pair, trends: Sequence[Trend]) -> bytes:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     loud = {r.candidate for r in pair.readings if r.alarm}
-    mine = [t for t in trends if t.metric == "latency_p50"] or list(trends)
-    mine.sort(key=lambda t: (t.candidate not in loud, t.candidate))
+    drawn = [t for t in trends if t.metric == "latency_p50"] or list(trends)
+    drawn.sort(key=lambda t: (t.candidate not in loud, t.candidate))
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.axhline(1.0, color="#aab2bd", linewidth=1)
-    for place, trend in enumerate(mine[:_MOST_LINES]):
+    for place, trend in enumerate(drawn[:_MOST_LINES]):
         there = [p for p in trend.points if p.ratio is not None]
         numbers = [p.number for p in there]
         ratios = [p.ratio for p in there if p.ratio is not None]
@@ -171,8 +171,8 @@ def png(pair: Pair, trends: Sequence[Trend]) -> bytes:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{(v - 1) * 100:+.1f} %"))
     axes.set_xlabel("night")
-    axes.set_ylabel(f"{METRICS[mine[0].metric].title}, to baseline")
-    more = f" ({_MOST_LINES} of {len(mine)} candidates)" if len(mine) > _MOST_LINES else ""
+    axes.set_ylabel(f"{METRICS[drawn[0].metric].title}, to baseline")
+    more = f" ({_MOST_LINES} of {len(drawn)} candidates)" if len(drawn) > _MOST_LINES else ""
     axes.set_title(f"{pair.recipe} on {pair.target}{more}", fontsize=10, loc="left")
     axes.legend(fontsize=6, frameon=False, loc="upper left", ncols=2)
     out = io.BytesIO()

@@ -26,9 +26,10 @@ TRAITS = SamplerTraits(requires={"optuna": "optuna"}, chooses=True)
 class Options:
     """Which of its samplers, with which seed.
 
-    ``tpe``: multi-objective tree-structured Parzen estimator (Ozaki et al. 2022), the best from
-    some tens of trials; ``nsga2``: genetic (Deb et al. 2002), ``population`` a generation, for
-    hundreds; ``gp``: Gaussian processes, for few and dear ones. ``startup`` trials are random.
+    ``algorithm``: ``tpe`` is the multi-objective tree-structured Parzen estimator (Ozaki et al.
+    2022), the best from some tens of trials; ``nsga2`` is genetic (Deb et al. 2002), for
+    hundreds; ``gp`` are Gaussian processes, for few and dear ones. ``seed``: of its drawings.
+    ``startup``: trials at first that are random. ``population``: a generation of ``nsga2``.
     """
 
     algorithm: Literal["tpe", "nsga2", "gp"] = "tpe"
@@ -59,9 +60,9 @@ class OptunaSampler:
             )
         self._axes: dict[str, optuna.distributions.BaseDistribution] = {}
         for name in space[0].names if space else ():
-            found = list(dict.fromkeys(point.names[name] for point in space))
-            if len(found) > 1:
-                self._axes[name] = optuna.distributions.CategoricalDistribution(found)
+            values = list(dict.fromkeys(point.names[name] for point in space))
+            if len(values) > 1:
+                self._axes[name] = optuna.distributions.CategoricalDistribution(values)
         for name in space[0].numbers if space else ():
             numbers = [point.numbers[name] for point in space]
             if min(numbers) < max(numbers):
@@ -89,7 +90,7 @@ class OptunaSampler:
         with _quiet():
             if costs is None:
                 self._study.tell(trial, state=failed)
-            elif self._own(index) == trial.params:
+            elif self._values(index) == trial.params:
                 self._study.tell(trial, list(costs))
             else:
                 # Optuna learns from what was tried, not from what it wished for. The attributes
@@ -98,7 +99,7 @@ class OptunaSampler:
                 self._study.add_trial(
                     optuna.trial.create_trial(
                         values=list(costs),
-                        params=self._own(index),
+                        params=self._values(index),
                         distributions=self._axes,
                         system_attrs=dict(wished.system_attrs),
                     )
@@ -107,31 +108,33 @@ class OptunaSampler:
     def _sampler(self) -> optuna.samplers.BaseSampler:
         import optuna
 
-        own = self._options
-        if own.algorithm == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=own.seed, population_size=own.population)
-        if own.algorithm == "gp":
-            return optuna.samplers.GPSampler(seed=own.seed, n_startup_trials=own.startup)
+        options = self._options
+        if options.algorithm == "nsga2":
+            return optuna.samplers.NSGAIISampler(
+                seed=options.seed, population_size=options.population
+            )
+        if options.algorithm == "gp":
+            return optuna.samplers.GPSampler(seed=options.seed, n_startup_trials=options.startup)
         return optuna.samplers.TPESampler(
-            seed=own.seed, n_startup_trials=own.startup, multivariate=True
+            seed=options.seed, n_startup_trials=options.startup, multivariate=True
         )
 
-    def _own(self, index: int) -> dict[str, Any]:
+    def _values(self, index: int) -> dict[str, Any]:
         point = self._space[index]
         whole: dict[str, Any] = {**point.names, **point.numbers}
         return {name: whole[name] for name in self._axes}
 
-    def _distance(self, wanted: Mapping[str, Any], index: int) -> float:
+    def _distance(self, params: Mapping[str, Any], index: int) -> float:
         """Return how many axes differ; a number counts by its share of the axis."""
         import optuna
 
         far = 0.0
-        for name, own in self._own(index).items():
+        for name, value in self._values(index).items():
             axis = self._axes[name]
             if isinstance(axis, optuna.distributions.FloatDistribution):
-                far += abs(own - wanted[name]) / (axis.high - axis.low)
+                far += abs(value - params[name]) / (axis.high - axis.low)
             else:
-                far += own != wanted[name]
+                far += value != params[name]
         return far
 
 

@@ -15,7 +15,7 @@ TRAITS = SamplerTraits(requires={}, chooses=True)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The seed of the order."""
+    """``seed``: of the order."""
 
     seed: int = 0
 

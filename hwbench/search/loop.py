@@ -6,22 +6,22 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hwbench import files, search, stats
-from hwbench.executor.jobs import Prepared
-from hwbench.pipeline.context import Context
-from hwbench.pipeline.judge import failed, judge, sit
-from hwbench.pipeline.prepare import insist, made
+from hwbench.pipeline.judge import failed, judge
+from hwbench.pipeline.measuring import sit
+from hwbench.pipeline.prepare import Lost, Prepared, Ready, insist, ready_of
+from hwbench.pipeline.session import Context
 from hwbench.protocols import Sampler
 from hwbench.records import (
     METRICS,
     Candidate,
     CompressionSpec,
-    Conditions,
     MeasureSpec,
     Result,
+    Strategy,
     Tried,
     from_json,
     to_json,
@@ -65,13 +65,13 @@ class _Walk:
     trusted: bool = True
 
 
-def find(context: Context, candidates: Sequence[Candidate], conditions: Conditions) -> Found:
+def find(context: Context, candidates: Sequence[Candidate], strategy: Strategy) -> Found:
     """Return which candidates to train, of all those that recipe and target allow.
 
-    With ``train_all`` those that the sampler asks for within the budget. With ``latency_first``
-    each of them is pruned without any training, exported, compiled and measured in a short
-    sitting; whoever cannot win by that (`screen.hopeless`) is dropped with its reason. The same
-    recipe after an interruption tries the same again, from the cache.
+    With the strategy ``train_all`` those that the sampler asks for within the budget. With
+    ``latency_first`` each of them is pruned without any training, exported, compiled and measured
+    in a short sitting; whoever cannot win by that (`screen.hopeless`) is dropped with its reason.
+    The same recipe after an interruption tries the same again, from the cache.
     """
     asked = context.recipe.search
     dense = [c for c in candidates if c.compression.is_dense]
@@ -80,7 +80,7 @@ def find(context: Context, candidates: Sequence[Candidate], conditions: Conditio
     sampler.begin(search.points(pruned), len(context.recipe.objectives))
     known = _journal(context)
     walk = _Walk(time.monotonic() - max((t.seconds for t in known.values()), default=0.0), known)
-    if asked.strategy == "train_all":
+    if strategy == "train_all":
         batches = _batches(context, walk, sampler, len(pruned))
         chosen = {pruned[index].key for batch in batches for index in batch}
         return Found(
@@ -89,7 +89,7 @@ def find(context: Context, candidates: Sequence[Candidate], conditions: Conditio
     chooses = SAMPLERS.traits(asked.sampler.kind).chooses
     walks = asked.trials is not None or asked.minutes is not None or chooses
     for batch in _batches(context, walk, sampler, BATCH if walks else len(pruned)):
-        told = _try(context, walk, dense, [pruned[index] for index in batch], conditions)
+        told = _try(context, walk, dense, [pruned[index] for index in batch])
         for index in batch:
             costs = told.get(pruned[index].key)
             sampler.tell(index, None if costs is None else list(costs.values()))
@@ -128,17 +128,17 @@ def _try(
     walk: _Walk,
     dense: Sequence[Candidate],
     batch: Sequence[Candidate],
-    conditions: Conditions,
 ) -> Mapping[str, Mapping[str, float]]:
     """Measure a batch untrained; return the costs by candidate key."""
     walk.spared |= _spared(context, batch)
     # What differs only in its training is one and the same before it: the first stands for all.
     alike = {c.key: untrained(c).key for c in batch}
     owners = {alike[c.key]: c for c in reversed(batch) if c.key not in walk.spared}
-    ready = made(context, [*dense, *(untrained(c) for c in owners.values())])
+    watch = _watch(context)
+    ready = context.line.made([*dense, *(untrained(c) for c in owners.values())], watch)
     for prepared in ready:
         own = owners.get(prepared.candidate.key)
-        if own is not None and prepared.failure is not None:
+        if own is not None and isinstance(prepared, Lost):
             walk.failures.append(failed(dataclasses.replace(prepared, candidate=own)))
     insist(
         [p for p in ready if p.candidate.key not in owners], "the dense model cannot be prepared"
@@ -146,7 +146,7 @@ def _try(
     if not walk.results and not walk.spared:
         tried = [p for p in ready if p.candidate.key in owners]
         insist(tried, "no pruned candidate could be prepared")
-    results = _quickly(context, walk, ready, conditions)
+    results = _quickly(context, walk, ready)
     reference = next(r for r in results if r.candidate.key not in owners and r.failure is None)
     told = {}
     for result in results:
@@ -250,27 +250,29 @@ def _spared(context: Context, batch: Sequence[Candidate]) -> Mapping[str, tuple[
 
 def _idle(context: Context, candidate: Candidate) -> str:
     """Return the backend's word that no layer of a candidate gains from zeros, or ""."""
-    (prepared,) = made(context, [candidate])
-    notes = prepared.compiled.layers if prepared.compiled is not None else ()
+    (prepared,) = context.line.made([candidate], _watch(context))
+    notes = prepared.compiled.layers if isinstance(prepared, Ready) else ()
     if not notes or any(note.eligible for note in notes):
         return ""
     return notes[0].why
 
 
-def _quickly(
-    context: Context, walk: _Walk, ready: Sequence[Prepared], conditions: Conditions
-) -> Sequence[Result]:
+def _quickly(context: Context, walk: _Walk, ready: Sequence[Prepared]) -> Sequence[Result]:
     """Return results of a sitting that is as short as will do to tell who cannot win."""
     quick = dataclasses.replace(
         context,
         spec=short(context.spec),
-        show=lambda _phase, share, label: context.show("search", share, label),
+        progress=lambda _phase, share, label: context.progress("search", share, label),
     )
-    sitting = sit(quick, ready, conditions, f"search-{len(walk.tried):04}")
+    sitting = sit(quick, ready_of(ready), f"search-{len(walk.tried):04}")
     if not sitting.valid:
         walk.trusted = False
         walk.notes.append("the search's sitting was not valid: nobody was dropped for its sake")
     return judge(quick, ready, sitting)
+
+
+def _watch(context: Context) -> Callable[[CompressionSpec, float], None]:
+    return lambda spec, share: context.progress("search", share, spec.label)
 
 
 def short(spec: MeasureSpec) -> MeasureSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwbench import pruners
-from hwbench.backends import named
+from hwbench.backends import told_apart
 from hwbench.errors import UserError
 from hwbench.records import (
     Candidate,
@@ -52,10 +52,7 @@ def shared_backends(recipe: Recipe, target: TargetProfile) -> tuple[PluginSpec, 
     """
     offered = {spec.kind: spec for spec in target.backends}
     shared = tuple(
-        named(
-            PluginSpec(spec.kind, {**offered[spec.kind].options, **spec.options}),
-            offered[spec.kind].options,
-        )
+        PluginSpec(spec.kind, {**offered[spec.kind].options, **spec.options})
         for spec in recipe.backends
         if spec.kind in offered
     )
@@ -65,7 +62,7 @@ def shared_backends(recipe: Recipe, target: TargetProfile) -> tuple[PluginSpec, 
             expected=f"one of {', '.join(offered)}",
             mend="add one of them under 'backends' of the recipe",
         )
-    return shared
+    return told_apart(shared, {kind: spec.options for kind, spec in offered.items()})
 
 
 def left_out(recipe: Recipe, target: TargetProfile) -> tuple[str, ...]:

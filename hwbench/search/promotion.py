@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwbench import stats
-from hwbench.pipeline.context import Context
-from hwbench.pipeline.prepare import made
-from hwbench.records import Candidate, CompressedModel, Result, Value
+from hwbench.pipeline.session import Context
+from hwbench.records import Candidate, Result, Value
 from hwbench.search import promise, screen
 
 LONG = 8
@@ -45,8 +44,7 @@ def _briefly(
         return {}, alive
     brief = dataclasses.replace(recovery, epochs=max(1, recovery.epochs // LONG))
     shorter = {r.candidate.key: changed(r.candidate, recovery=brief) for r in alive}
-    # One backend each: what is asked for are the weights.
-    made(context, list({c.compression.key: c for c in shorter.values()}.values()))
+    context.line.train(c.compression for c in shorter.values())
     results = [_scored(context, r, shorter[r.candidate.key]) or r for r in alive]
     found = screen.hopeless([*dense, *results], context.recipe)
     said = f"after {brief.epochs} of {recovery.epochs} epochs"
@@ -73,7 +71,7 @@ def _fully(context: Context, dense: Sequence[Result], alive: Sequence[Result]) -
             why = f"promises too little: the {len(waiting)} that were left could add {share:.1%} "
             why += "to the hypervolume, healed as well as the best was"
             return dict.fromkeys(waiting, why)
-        made(context, [waiting[key].candidate for key in picked])
+        context.line.train(waiting[key].candidate.compression for key in picked)
         for key, result in list(waiting.items()):
             healed = _scored(context, result, result.candidate)
             if healed is not None:
@@ -97,7 +95,7 @@ def _picked(
         if key is None:
             break
         weights.add(waiting[key].candidate.compression.key)
-        if len(weights) > context.crew.size:
+        if len(weights) > context.line.executor.size:
             break
         picked.append(key)
         assumed.append(waiting.pop(key))
@@ -108,7 +106,7 @@ def _scored(context: Context, result: Result, candidate: Candidate) -> Result | 
     """Return a result with the score that a candidate has after its training, if it has one."""
     own = candidate.compression
     right = next((m for m in ("top1", "score") if m in result.values), None)
-    healed = context.cache.find("compress", own.key, CompressedModel)
+    healed = context.line.trained(own)
     if right is None or healed is None:
         return None
     score = healed.scores.get("finetuned")

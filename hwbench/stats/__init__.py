@@ -1,4 +1,4 @@
-"""Statistics of a sitting: pure functions on the raw records, derived anew each time.
+"""Statistics of a measuring session: pure functions on the raw records, derived anew each time.
 
 Every estimate is an `Interval`: a ratio to the reference or an absolute level, with bounds that
 count the *process* as the sampling unit (Kalibera & Jones, "Rigorous benchmarking in reasonable

@@ -1,4 +1,4 @@
-"""From intervals to conclusions: verdicts, when to stop, who is out, who is on the front.
+"""From intervals to conclusions: verdicts, when to stop, which is out, which is on the front.
 
 Show at 95 %, decide at 99 % (Holm over the comparisons decided), eliminate at 99.9 %. Looks stop
 on the width alone: stopping as soon as a difference is "significant" gives 30-37 % false alarms.
@@ -71,14 +71,14 @@ def verdicts(
     """
     names = list(intervals)
     adjusted = dict(zip(names, holm([p_value(intervals[n]) for n in names]), strict=True))
-    found = {}
+    corrected = {}
     for name, interval in intervals.items():
         known = interval.error is not None
-        said = verdict(interval.at(confidence), margin) if known else Verdict.AMBIGUOUS
-        differs = said in (Verdict.FASTER, Verdict.SLOWER)
+        uncorrected = verdict(interval.at(confidence), margin) if known else Verdict.AMBIGUOUS
+        differs = uncorrected in (Verdict.FASTER, Verdict.SLOWER)
         unsure = differs and adjusted[name] > 1.0 - confidence
-        found[name] = Verdict.AMBIGUOUS if unsure else said
-    return found
+        corrected[name] = Verdict.AMBIGUOUS if unsure else uncorrected
+    return corrected
 
 
 def p_value(interval: Interval, against: float = 1.0) -> float:
@@ -134,19 +134,19 @@ def look(
 def eliminated(
     bounds: Mapping[str, Mapping[str, Interval]], better: Mapping[str, Better]
 ) -> dict[str, str]:
-    """Return who is out, with the name of one that beats it: worse on every axis of ``better``.
+    """Return which are out, and what beats them: worse on every axis of ``better``.
 
     ``bounds`` holds the 99.9 % intervals by candidate and axis; for a number that is exact both
     bounds are equal. Without an interval on some axis a candidate neither beats nor is beaten.
     """
     known = {n: axes for n, axes in bounds.items() if all(a in axes for a in better)}
     out = {}
-    for loser, mine in known.items():
-        for winner, theirs in known.items():
+    for loser, losing in known.items():
+        for winner, winning in known.items():
             if better and all(
-                theirs[axis].high < mine[axis].low
+                winning[axis].high < losing[axis].low
                 if way == "lower"
-                else theirs[axis].low > mine[axis].high
+                else winning[axis].low > losing[axis].high
                 for axis, way in better.items()
             ):
                 out[loser] = winner
@@ -191,18 +191,18 @@ def front_probability(
 
 
 def struck(beats: np.ndarray) -> np.ndarray:
-    """Return who is beaten by somebody who stands: shape (n,), from ``beats[a, b]``: a beats b.
+    """Return which are beaten by one that stands: shape (n,), from ``beats[a, b]``: a beats b.
 
-    Beating beyond the noise is not transitive, so who is beaten by a struck one only stands (the
-    grounded set of Dung 1995); those in an endless circle stay.
+    Beating beyond the noise is not transitive, so what only a struck one beats stands (the grounded
+    set of Dung 1995); those in an endless circle stay.
     """
     stands = np.zeros(len(beats), dtype=bool)
     out = np.zeros(len(beats), dtype=bool)
     while True:
-        found = ~(stands | out) & ~(beats & ~out[:, None]).any(axis=0)
-        if not found.any():
+        unbeaten = ~(stands | out) & ~(beats & ~out[:, None]).any(axis=0)
+        if not unbeaten.any():
             return out
-        stands |= found
+        stands |= unbeaten
         out |= (beats & stands[:, None]).any(axis=0)
 
 
@@ -229,7 +229,7 @@ def detectable(interval: Interval, *, confidence: float = 0.99, power: float = 0
 class _Axis:
     """One axis of all candidates, lower being better: means, how far they reach, deviations.
 
-    Shapes (n,), (n,), (n,) and (n, generations or 1); ``exact`` says who has no interval.
+    Shapes (n,), (n,), (n,) and (n, generations or 1); ``exact`` says which have no interval.
     """
 
     means: np.ndarray
@@ -239,7 +239,7 @@ class _Axis:
     deviations: np.ndarray
 
     def drawn(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return who is better than whom, and who is worse, in one draw: two (n, n) masks."""
+        """Return which is better than which, and which is worse, in one draw: two (n, n) masks."""
         width = self.deviations.shape[1]
         moved = self.deviations[:, chosen].mean(axis=1) if width > 1 else self.deviations[:, 0]
         points = self.means + moved
@@ -278,7 +278,7 @@ def _axis(
 
 
 def _beats(axes: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return who is nowhere worse and somewhere better than whom: shape (n, n)."""
+    """Return which is nowhere worse and somewhere better than which: shape (n, n)."""
     better = np.logical_or.reduce([b for b, _ in axes])
     worse = np.logical_or.reduce([w for _, w in axes])
     return np.asarray(better & ~worse)

@@ -31,10 +31,10 @@ shared x86 machine); a single generation cannot show it, so its intervals are wi
 """
 
 _MOST_WEIGHT = 4.0
-"""Degrees of freedom that the sitting's spread counts for, at most, beside a candidate's own.
+"""Degrees of freedom that a session's spread counts for, at most, beside a candidate's own.
 
 Without this limit 11 of 800 pairs of identical small models were told apart at 99 % (3 to 14
-generations of two sittings of 30 models on a two-core machine, idle and loaded); with it 5.
+generations of two sessions of 30 models on a two-core machine, idle and loaded); with it 5.
 """
 
 
@@ -92,7 +92,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How much one generation's ln(ratio) differs from the next, pooled over a sitting.
+    """How much one generation's ln(ratio) differs from the next, pooled over a measuring session.
 
     ``variance`` is the typical variance and ``weight`` the degrees of freedom it counts for
     beside a candidate's own; ``freedom`` is what the pooled figure itself rests on.
@@ -151,10 +151,10 @@ def ratio(
     the same chance of a quiet moment.
 
     With 2 or 3 generations the t quantile is 12.7 or 4.3. ``spread`` (`pooled_spread` of the
-    sitting) mends that: the candidate's own variance is shrunk towards the sitting's and gains
-    its degrees of freedom (the moderated t of Smyth, SAGMB 3, 2004). It is right for a sitting on
+    session) mends that: the candidate's own variance is shrunk towards the session's and gains
+    its degrees of freedom (the moderated t of Smyth, SAGMB 3, 2004). It is right for a session on
     average; a candidate whose processes differ several times as much as the others' is bounded
-    too tightly with 3 generations, so whoever wins is confirmed in fresh processes.
+    too tightly with 3 generations, so the one that wins is confirmed in fresh processes.
 
     With a single generation and no ``spread`` the signed-rank interval over its rounds is
     widened in quadrature by `PROCESS_SPREAD`, and the result is flagged ``assumed``.
@@ -213,7 +213,7 @@ def absolute(ratio_to: Interval, reference: Interval) -> Interval:
 def pooled_spread(
     candidates: Iterable[Sequence[Process]], reference: Sequence[Process]
 ) -> Spread | None:
-    """Return how generations differ in this sitting, pooled over its candidates (S included).
+    """Return how generations differ in this session, pooled over its candidates (S included).
 
     None when no candidate has two generations. All candidates share the reference's processes,
     so their variances are correlated: with K candidates, equal spread of both processes makes
@@ -250,8 +250,8 @@ def _two_level(
     """Combine one logarithm a generation (and its rounds') into an interval (see `ratio`)."""
     if len(each) == 1 and spread is None:
         return _one_generation(each[0], groups[0], confidence)
-    own = statistics.variance(each) if len(each) > 1 else 0.0
-    variance, freedom = _moderated(own, len(each) - 1.0, spread)
+    sample_variance = statistics.variance(each) if len(each) > 1 else 0.0
+    variance, freedom = _moderated(sample_variance, len(each) - 1.0, spread)
     error = math.sqrt(variance / len(each))
     estimate = math.exp(statistics.fmean(each))
     low, high = _bounds(estimate, error, freedom, confidence)
@@ -274,12 +274,14 @@ def _one_generation(log: float, rounds: Sequence[float], confidence: float) -> I
     )
 
 
-def _moderated(own: float, freedom: float, spread: Spread | None) -> tuple[float, float]:
-    """Shrink a candidate's variance towards the sitting's; returns variance and freedom."""
+def _moderated(
+    sample_variance: float, freedom: float, spread: Spread | None
+) -> tuple[float, float]:
+    """Shrink a candidate's variance towards the session's; returns variance and freedom."""
     if spread is None:
-        return own, freedom
+        return sample_variance, freedom
     total = spread.weight + freedom
-    variance = (spread.weight * spread.variance + freedom * own) / total
+    variance = (spread.weight * spread.variance + freedom * sample_variance) / total
     return variance, min(total, max(spread.freedom, freedom))
 
 

@@ -29,11 +29,11 @@ def visit_value(visit: Visit) -> tuple[float, bool]:
 
 def paired(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[int, list[float]]:
     """Return ln(v_candidate / v_reference) by generation, of the rounds both have."""
-    theirs = visit_values(reference)
+    reference_values = visit_values(reference)
     groups = {}
-    for generation, mine in sorted(visit_values(candidate).items()):
-        others = theirs.get(generation, {})
-        logs = [math.log(mine[r] / others[r]) for r in sorted(mine.keys() & others.keys())]
+    for generation, values in sorted(visit_values(candidate).items()):
+        others = reference_values.get(generation, {})
+        logs = [math.log(values[r] / others[r]) for r in sorted(values.keys() & others.keys())]
         if logs:
             groups[generation] = logs
     return groups
@@ -41,25 +41,26 @@ def paired(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[i
 
 def quietest(candidate: Sequence[Process], reference: Sequence[Process]) -> dict[int, float]:
     """Return ln(v_candidate / v_reference) by generation: the least of each, of common rounds."""
-    mine, theirs = visit_values(candidate), visit_values(reference)
-    found = {}
-    for generation in sorted(mine.keys() & theirs.keys()):
-        rounds = mine[generation].keys() & theirs[generation].keys()
+    candidate_values, reference_values = visit_values(candidate), visit_values(reference)
+    logs = {}
+    for generation in sorted(candidate_values.keys() & reference_values.keys()):
+        rounds = candidate_values[generation].keys() & reference_values[generation].keys()
         if rounds:
-            least = [min(values[generation][r] for r in rounds) for values in (mine, theirs)]
-            found[generation] = math.log(least[0] / least[1])
-    return found
+            best = min(candidate_values[generation][r] for r in rounds)
+            reference_best = min(reference_values[generation][r] for r in rounds)
+            logs[generation] = math.log(best / reference_best)
+    return logs
 
 
 def visit_values(processes: Sequence[Process]) -> Mapping[int, dict[int, float]]:
     """Return the visit values by generation and round; a clock that stood still is no value."""
-    found: dict[int, dict[int, float]] = defaultdict(dict)
+    values: dict[int, dict[int, float]] = defaultdict(dict)
     for process in processes:
         for visit in process.visits:
             value = visit_value(visit)[0] if visit.wall else math.nan
             if 0.0 < value < math.inf:
-                found[process.generation][visit.round] = value
-    return found
+                values[process.generation][visit.round] = value
+    return values
 
 
 def _quantile(values: Sequence[float], q: float) -> float:

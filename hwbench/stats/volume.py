@@ -57,16 +57,16 @@ def costs_of(
         base = reference.number(metric)
         if base is None:
             continue
-        own = result.number(metric)
-        if own is None or result.failure is not None:
+        figure = result.number(metric)
+        if figure is None or result.failure is not None:
             return None
         if METRICS[metric].better == "lower":
-            costs[metric] = own / base if base else 1.0 + own
+            costs[metric] = figure / base if base else 1.0 + figure
         elif METRICS[metric].unit == "fraction":
             # Three right answers of a million may be missing: nothing is divided by zero.
-            costs[metric] = (1 - own + 1e-3) / (1 - base + 1e-3)
+            costs[metric] = (1 - figure + 1e-3) / (1 - base + 1e-3)
         else:
-            costs[metric] = 1 + (base - own) / (abs(base) or 1.0)
+            costs[metric] = 1 + (base - figure) / (abs(base) or 1.0)
     return costs
 
 

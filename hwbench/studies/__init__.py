@@ -3,8 +3,7 @@
 Each study knows the order of the rooms it goes through; nothing below knows of it.
 """
 
-from hwbench.executor.jobs import Sensed
-from hwbench.pipeline.context import PHASES, Place, Show
+from hwbench.pipeline.session import PHASES, Progress, Workspace
 from hwbench.studies.bench import Outcome, bench
 from hwbench.studies.budget import Fitted, fit
 from hwbench.studies.compare import ON, Comparison, compare
@@ -12,7 +11,7 @@ from hwbench.studies.offline import Packed, pack, unpack
 from hwbench.studies.plan import Forecast, forecast
 from hwbench.studies.predict import Foretold, foretell
 from hwbench.studies.revisit import export, pick, render
-from hwbench.studies.sensitivity import sense
+from hwbench.studies.sensitivity import Sensed, sense
 from hwbench.studies.without_board import first_line, is_absent
 
 __all__ = [
@@ -24,9 +23,9 @@ __all__ = [
     "Foretold",
     "Outcome",
     "Packed",
-    "Place",
+    "Progress",
     "Sensed",
-    "Show",
+    "Workspace",
     "bench",
     "compare",
     "export",

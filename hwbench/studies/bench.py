@@ -4,53 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from hwbench import measure, pareto, report, search, store
-from hwbench.errors import TargetError
-from hwbench.executor.jobs import Job, Prepare, Prepared
-from hwbench.executor.local import Crew
-from hwbench.pipeline import bundle
-from hwbench.pipeline.confirm import confirm
-from hwbench.pipeline.context import (
-    Context,
-    Place,
-    Show,
-    measure_spec,
-    open_cache,
-    stamp,
-    versions,
-)
+from hwbench.errors import StageError, TargetError, UserError
+from hwbench.pipeline import bundle, keys, session
 from hwbench.pipeline.energy_model import modelled
-from hwbench.pipeline.judge import check_metric, failed, judge, read_test, sit
-from hwbench.pipeline.prepare import prepare, weights
+from hwbench.pipeline.judge import failed
+from hwbench.pipeline.prepare import Lost, Ready, prepare, ready_of, watcher
 from hwbench.pipeline.repeat import repeat
+from hwbench.pipeline.session import NOWHERE, Context, Progress, Workspace
 from hwbench.pipeline.shift import shift
 from hwbench.records import (
     Candidate,
     Conditions,
+    Decision,
     Recipe,
     Study,
     TargetProfile,
-    to_json,
+    Value,
+    missing,
 )
-from hwbench.search import loop as searching
-from hwbench.studies import without_board
+from hwbench.search.loop import find
+from hwbench.studies.evidence import Evidence, Phases
 from hwbench.studies.sensitivity import sensed
-
-T = TypeVar("T")
+from hwbench.studies.with_board import Measured
+from hwbench.studies.without_board import Predicted, is_absent
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a run leaves: its study, its folder and the files in it.
 
-    ``trusted`` is False when the sitting could not tell the reference from its own copy.
+    ``trusted`` is False when the session could not tell the reference from its own copy.
     """
 
     study: Study
@@ -60,60 +48,31 @@ class Outcome:
     trusted: bool
 
 
-def bench(recipe: Recipe, target: TargetProfile, place: Place, show: Show) -> Outcome:
+def bench(
+    recipe: Recipe, target: TargetProfile, workspace: Workspace, progress: Progress
+) -> Outcome:
     """Run a recipe on a target, from weights to decision; return what it left behind.
 
-    A board that is described but not configured (`absent.is_absent`) is not measured: the run
-    says all that is true without it and ends in a predicted decision. Raises `UserError` for a
+    A board that is described but not configured (`without_board.is_absent`) is not measured: the
+    run says all that is true without it and ends in a predicted decision. Raises `UserError` for a
     mistake of the user's, `TargetError` when the device is unusable.
     A candidate that fails is a result with its reason, and the run goes on.
     """
     candidates = search.plan(recipe, target)
-    away = without_board.is_absent(target)
-    conditions = without_board.NOWHERE if away else measure.probe(target)
-    candidates, lost = runnable(candidates, target, conditions)
-    config = {
-        "recipe": to_json(recipe),
-        "target": to_json(target),
-        "stamp": stamp(),
-        "fingerprint": conditions.fingerprint,
-        "fresh": place.fresh,
-    }
-    with store.open_run(place.reports, recipe.name, target.name, config) as run:
-        with Crew(
-            place.jobs, run.folder / "logs", _progress(candidates, show), place.patience
-        ) as crew:
-            spec, cache = measure_spec(recipe, target), open_cache(place)
-            # A fresh run that was interrupted goes on with what it has measured.
-            fresh = place.fresh and not run.resumed
-            context = Context(recipe, target, spec, cache, run, crew, show, fresh)
-            check_metric(context)
-            if away:
-                (study, ready), trusted = without_board.study(context, candidates, {}), True
-            else:
-                study, ready, trusted = _study(context, candidates, conditions, lost)
-            study = _with_sensitivity(context, study)
-        show("report", 0.0, study.decision.reason)
-        written = bundle.write(study, ready, run.folder / "model")
-        store.write_study(study, run.folder)
+    away = is_absent(target)
+    evidence: Evidence = Predicted() if away else Measured()
+    device = NOWHERE if away else measure.probe(target)
+    candidates, lost = runnable(candidates, target, device)
+    with session.opened(recipe, target, workspace, progress, device=device) as context:
+        study, ready, trusted = _study(context, candidates, evidence, lost)
+        progress("report", 0.0, study.decision.reason)
+        written = bundle.write(study, ready, context.run.folder / "model")
+        store.write_study(study, context.run.folder)
         # The decision is written last: without it, the next run goes on here.
-        written += report.write(study, run.folder)
-        store.finish(run)
-        show("report", 1.0, str(run.folder))
-        return Outcome(study, run.folder, written, run.resumed, trusted)
-
-
-def _with_sensitivity(context: Context, study: Study) -> Study:
-    seconds = dict(study.seconds)
-    found, remarks = _timed(seconds, "sensitivity", lambda: sensed(context))
-    if not found:
-        del seconds["sensitivity"]
-    return dataclasses.replace(
-        study,
-        sensitivity=tuple(one.found for one in found),
-        notes=(*study.notes, *remarks),
-        seconds=seconds,
-    )
+        written += report.write(study, context.run.folder)
+        store.finish(context.run)
+        progress("report", 1.0, str(context.run.folder))
+        return Outcome(study, context.run.folder, written, context.run.resumed, trusted)
 
 
 def runnable(
@@ -149,71 +108,79 @@ def runnable(
 
 
 def _study(
-    context: Context,
-    candidates: Sequence[Candidate],
-    conditions: Conditions,
-    lost: Sequence[str],
-) -> tuple[Study, Sequence[Prepared], bool]:
+    context: Context, candidates: Sequence[Candidate], evidence: Evidence, lost: Sequence[str]
+) -> tuple[Study, Sequence[Ready], bool]:
+    """Return the study, what can be shipped of it, and whether it is to be trusted.
+
+    The steps are those of a candidate: screened, trained and compiled, judged, seen under shift,
+    decided on, confirmed, repeated, tested.
+    """
+    recipe, run, phases = context.recipe, context.run, Phases()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    seconds: dict[str, float] = {}
-    found = _timed(seconds, "search", lambda: searching.find(context, candidates, conditions))
-    context.run.keep(found.failures)
-    ready = _timed(seconds, "prepare", lambda: prepare(context, found.candidates))
-    context.run.keep(failed(p) for p in ready if p.failure is not None)
-    sitting = _timed(seconds, "measure", lambda: sit(context, ready, conditions))
-    results = _timed(seconds, "score", lambda: judge(context, ready, sitting))
-    results, shifts = _timed(seconds, "shift", lambda: shift(context, ready, results))
-    results, energy = modelled(context, results)
-    results = [*results, *found.failures]
-    context.run.keep(results)
-    first = pareto.decide(results, context.recipe, context.target)
-    decision, remarks = _timed(
-        seconds, "confirm", lambda: confirm(context, first, results, ready, conditions)
-    )
-    decision = _timed(seconds, "repeat", lambda: repeat(context, decision, results, ready, sitting))
-    decision = dataclasses.replace(decision, test=read_test(context, decision, ready))
-    left_out = search.left_out(context.recipe, context.target)
+    with phases.timed("search"):
+        screened = find(context, candidates, evidence.strategy(recipe))
+        run.keep(screened.failures)
+    with phases.timed("prepare"):
+        prepared = _prepared(context, screened.candidates)
+        ready = ready_of(prepared)
+        run.keep(failed(p) for p in prepared if isinstance(p, Lost))
+    seen = evidence.judged(context, prepared, phases)
+    with phases.timed("shift"):
+        shifted, shifts = shift(context, ready, seen.results)
+    judged, energy = modelled(run, shifted)
+    results = [*judged, *screened.failures]
+    run.keep(results)
+    first = pareto.decide(results, recipe, context.target)
+    with phases.timed("confirm"):
+        sure, decision, remarks = evidence.confirmed(context, results, first, ready)
+        run.keep(sure)
+    with phases.timed("repeat"):
+        decision = repeat(context, decision, sure, seen.outputs)
+    decision = dataclasses.replace(decision, test=_tested(context, evidence, decision, ready))
+    with phases.timed("sensitivity"):
+        sensitive, unsaid = sensed(context)
+    if not sensitive:
+        del phases.seconds["sensitivity"]
+    left_out = search.left_out(recipe, context.target)
     notes = [f"the target does not run the backend {name}" for name in left_out]
     study = Study(
-        recipe=dataclasses.replace(context.recipe, measure=context.spec),
+        recipe=dataclasses.replace(recipe, measure=context.spec),
         target=context.target,
-        results=tuple(results),
+        results=tuple(sure),
         decision=decision,
-        conditions=sitting.before,
-        versions=versions(),
+        conditions=seen.conditions,
+        versions=keys.versions(),
         started=started,
-        seconds=seconds,
-        notes=(*notes, *lost, *found.notes, *sitting.notes, *remarks, *energy),
-        tried=found.tried,
+        seconds=phases.seconds,
+        notes=(*notes, *lost, *screened.notes, *seen.notes, *remarks, *energy, *unsaid),
+        tried=screened.tried,
         shift=shifts,
+        sensitivity=tuple(one.found for one in sensitive),
     )
-    return study, ready, sitting.valid
+    return study, ready, seen.trusted
 
 
-def _timed(seconds: dict[str, float], phase: str, work: Callable[[], T]) -> T:
-    since = time.monotonic()
-    done = work()
-    seconds[phase] = round(time.monotonic() - since, 1)
-    return done
+def _prepared(context: Context, candidates: Sequence[Candidate]) -> list[Ready | Lost]:
+    def show(share: float, label: str) -> None:
+        context.progress("prepare", share, label)
+
+    return prepare(context.line, candidates, watcher(candidates, show))
 
 
-def _progress(candidates: Sequence[Candidate], show: Show) -> Callable[[Job, float], None]:
-    """Return what turns the hands' progress into that of the whole preparing."""
-    weigh: Mapping[str, float] = weights(candidates)
-    shares = dict.fromkeys(weigh, 0.0)
-    lock = threading.Lock()
-
-    def heard(job: Job, share: float) -> None:
-        if not isinstance(job, Prepare):
-            return
-        spec = job.candidates[0].compression
-        # Every hand is listened to by a thread of its own.
-        with lock:
-            if spec.key not in weigh:
-                show("search", share, spec.label)
-                return
-            shares[spec.key] = share
-            done = sum(weigh[key] * part for key, part in shares.items())
-            show("prepare", min(done, 1.0), spec.label)
-
-    return heard
+def _tested(
+    context: Context, evidence: Evidence, decision: Decision, ready: Sequence[Ready]
+) -> Mapping[str, Value]:
+    """Return the test split's score of the chosen and of the dense model: read here, once."""
+    by_key = {p.candidate.key: p for p in ready}
+    roles = {"chosen": decision.chosen, "dense": decision.dense}
+    wanted = {role: by_key[key] for role, key in roles.items() if key is not None}
+    if not wanted:
+        return {}
+    try:
+        scores = evidence.scores(context, list(wanted.values()), "test")
+    except (StageError, UserError) as error:
+        # Hours of work do not go down with the last step: the report says what is missing.
+        metric = context.split("validation").metric
+        reason = f"the test split cannot be read: {error.what}"
+        return {role: missing(metric, evidence.source, reason) for role in wanted}
+    return {role: scores[p.candidate.key][0] for role, p in wanted.items()}

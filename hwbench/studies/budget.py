@@ -9,17 +9,15 @@ from dataclasses import dataclass
 
 from hwbench import files, measure, search, store
 from hwbench.errors import UserError
-from hwbench.executor.jobs import Prunable, Widths
-from hwbench.executor.local import Crew
-from hwbench.pipeline.context import Context, Place, Show, measure_spec, open_cache, stamp
-from hwbench.pipeline.judge import check_metric, judge, sit
-from hwbench.pipeline.prepare import insist, made
+from hwbench.pipeline import keys, session
+from hwbench.pipeline.judge import judge
+from hwbench.pipeline.measuring import sit
+from hwbench.pipeline.prepare import insist, ready_of
+from hwbench.pipeline.session import Context, Progress, Workspace
 from hwbench.records import (
     Candidate,
     Choice,
-    CompressedModel,
     CompressionSpec,
-    Conditions,
     ExportSpec,
     LatencyTable,
     Plan,
@@ -27,7 +25,6 @@ from hwbench.records import (
     Recipe,
     Result,
     TargetProfile,
-    digest,
     to_json,
 )
 
@@ -59,8 +56,8 @@ def fit(
     target: TargetProfile,
     backend: str,
     budget: float | None,
-    place: Place,
-    show: Show,
+    workspace: Workspace,
+    progress: Progress,
 ) -> Fitted:
     """Return channel shares by layer that meet a latency budget, beside one share for all.
 
@@ -70,31 +67,29 @@ def fit(
     meets the budget is fine-tuned with the recipe's seeds. Without `budget`, the time of the
     uniform half is taken. Raises `UserError` when recipe and target share no such backend.
     """
-    conditions = measure.probe(target)
-    config = {"recipe": to_json(recipe), "target": to_json(target), "stamp": stamp()}
-    config |= {"budget": budget, "backend": backend, "fingerprint": conditions.fingerprint}
-    with (
-        store.open_run(place.reports, f"{recipe.name}-budget", target.name, config) as run,
-        Crew(place.jobs, run.folder / "logs", lambda _job, _share: None, place.patience) as crew,
-    ):
-        spec, cache = measure_spec(recipe, target), open_cache(place)
-        context = Context(recipe, target, spec, cache, run, crew, show, place.fresh)
-        check_metric(context)
-        own = _backend(recipe, target, backend)
-        found = _fit(context, own, conditions, budget)
-        data = {"format": store.FORMAT, "fitted": to_json(found)}
-        files.write(run.folder / "decision.json", json.dumps(data, indent=1))
-        return found
+    device = measure.probe(target)
+    with session.opened(
+        recipe,
+        target,
+        workspace,
+        progress,
+        device=device,
+        question="budget",
+        budget=budget,
+        backend=backend,
+    ) as context:
+        fitted = _fit(context, _backend(recipe, target, backend), budget)
+        data = {"format": store.FORMAT, "fitted": to_json(fitted)}
+        files.write(context.run.folder / "decision.json", json.dumps(data, indent=1))
+        return fitted
 
 
-def _fit(
-    context: Context, backend: PluginSpec, conditions: Conditions, budget: float | None
-) -> Fitted:
-    table = _table(context, backend, conditions)
+def _fit(context: Context, backend: PluginSpec, budget: float | None) -> Fitted:
+    table = _table(context, backend)
     uniform = {
         f"{share:.1%} of every layer": dict.fromkeys(table.units, share) for share in UNIFORM
     }
-    plans = _measured(context, backend, conditions, uniform, "uniform")
+    plans = _measured(context, backend, uniform, "uniform")
     about = _half(plans) if budget is None else budget
     layered: dict[str, Mapping[str, float]] = {}
     for part in TIGHTER:
@@ -102,7 +97,7 @@ def _fit(
         if ratios and ratios not in layered.values():
             layered[f"by layer, solved for {part:.0%}"] = ratios
     # One sitting for both kinds: only then are their times comparable to the percent.
-    both = _measured(context, backend, conditions, {**uniform, **layered}, "plans")
+    both = _measured(context, backend, {**uniform, **layered}, "plans")
     # The half itself must fit, so it is its time in this sitting that counts.
     budget = _half(both) if budget is None else budget
     fits = [p for p in both if p.seconds <= budget]
@@ -114,8 +109,8 @@ def _fit(
     return Fitted(
         budget,
         table,
-        _trained(context, backend, best),
-        _trained(context, backend, rival),
+        _trained(context, best),
+        _trained(context, rival),
         min(both, key=lambda p: p.seconds),
     )
 
@@ -125,28 +120,18 @@ def _half(plans: Sequence[Plan]) -> float:
     return next((p.seconds for p in plans if set(p.ratios.values()) == {HALF}), plans[0].seconds)
 
 
-def _table(context: Context, backend: PluginSpec, conditions: Conditions) -> LatencyTable:
+def _table(context: Context, backend: PluginSpec) -> LatencyTable:
     spec = _spec(context, {}, 0.0)
-    (answer,) = context.crew.submit(Widths(spec)).result()
-    assert isinstance(answer, Prunable)
-    ratios = {f"{layer} {share:g}": {layer: share} for layer in answer.units for share in SHARES}
-    key = digest(
-        {
-            "spec": to_json(_spec(context, {}, 0.0)),
-            "backend": to_json(backend),
-            "target": to_json(context.target),
-            "fingerprint": conditions.fingerprint,
-            "shares": list(SHARES),
-            "measure": to_json(context.spec),
-        }
-    )
+    units = context.line.widths(spec).result().units
+    ratios = {f"{layer} {share:g}": {layer: share} for layer in units for share in SHARES}
+    entry = keys.latency_table(context.on, context.spec, spec, backend, SHARES)
 
     def build(_folder: object) -> LatencyTable:
-        dense, results = _sat(context, backend, conditions, ratios, "table")
+        dense, results = _sat(context, backend, ratios, "table")
         base, right = dense.number("latency_p50"), _score(dense)
         if base is None:
             raise UserError("the dense model has no latency", where=context.target.name)
-        choices: dict[str, tuple[Choice, ...]] = dict.fromkeys(answer.units, ())
+        choices: dict[str, tuple[Choice, ...]] = dict.fromkeys(units, ())
         for name, result in results.items():
             ((layer, share),) = ratios[name].items()
             seconds = result.number("latency_p50")
@@ -154,21 +139,20 @@ def _table(context: Context, backend: PluginSpec, conditions: Conditions) -> Lat
                 loss = max(0.0, right - _score(result))
                 choices[layer] = (*choices[layer], Choice(share, base - seconds, loss))
         return LatencyTable(
-            context.target.name, conditions.fingerprint, backend.kind, base, answer.units, choices
+            context.target.name, context.on.fingerprint, backend.kind, base, units, choices
         )
 
-    return context.cache.make("latency-table", key, LatencyTable, build)
+    return context.cache.make(entry, build)
 
 
 def _measured(
     context: Context,
     backend: PluginSpec,
-    conditions: Conditions,
     plans: Mapping[str, Mapping[str, float]],
     into: str,
 ) -> list[Plan]:
     """Return the plans with their times, measured untrained; what cannot be made is left out."""
-    _, results = _sat(context, backend, conditions, plans, into)
+    _, results = _sat(context, backend, plans, into)
     found = []
     for name, result in results.items():
         value = result.values.get("latency_p50")
@@ -184,7 +168,6 @@ def _measured(
 def _sat(
     context: Context,
     backend: PluginSpec,
-    conditions: Conditions,
     plans: Mapping[str, Mapping[str, float]],
     into: str,
 ) -> tuple[Result, dict[str, Result]]:
@@ -194,16 +177,16 @@ def _sat(
         name: _candidate(context, backend, _spec(context, ratios, max(ratios.values())))
         for name, ratios in plans.items()
     }
-    context.show("search", 0.0, into)
-    ready = made(context, [dense, *{c.key: c for c in owners.values()}.values()])
-    insist([p for p in ready if p.candidate == dense], "the dense model cannot be prepared")
-    sitting = sit(context, ready, conditions, into)
-    results = {r.candidate.key: r for r in judge(context, ready, sitting)}
+    context.progress("search", 0.0, into)
+    prepared = context.line.made([dense, *{c.key: c for c in owners.values()}.values()])
+    insist([p for p in prepared if p.candidate == dense], "the dense model cannot be prepared")
+    sitting = sit(context, ready_of(prepared), into)
+    results = {r.candidate.key: r for r in judge(context, prepared, sitting)}
     alive = {name: results[c.key] for name, c in owners.items() if results[c.key].failure is None}
     return results[dense.key], alive
 
 
-def _trained(context: Context, backend: PluginSpec, plan: Plan | None) -> Plan | None:
+def _trained(context: Context, plan: Plan | None) -> Plan | None:
     """Return the plan with the scores of its fine-tuning seeds."""
     if plan is None:
         return None
@@ -217,11 +200,11 @@ def _trained(context: Context, backend: PluginSpec, plan: Plan | None) -> Plan |
         )
         for number in range(recipe.search.repeats)
     ]
-    context.show("prepare", 0.0, plan.name)
-    made(context, [_candidate(context, backend, spec) for spec in wanted])
+    context.progress("prepare", 0.0, plan.name)
+    context.line.train(wanted)
     scores = []
     for spec in wanted:
-        healed = context.cache.find("compress", spec.key, CompressedModel)
+        healed = context.line.trained(spec)
         if healed is not None and healed.scores:
             scores.append(healed.scores.get("finetuned", healed.scores.get("bn_reestimated", 0.0)))
     return dataclasses.replace(plan, scores=tuple(scores))

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench import export, measure
-from hwbench.backends import named
+from hwbench.backends import named, revived
 from hwbench.errors import StageError, UserError
-from hwbench.executor.jobs import Compile, Prepared
-from hwbench.executor.local import Crew
 from hwbench.measure import compared
 from hwbench.measure.compared import Row
-from hwbench.pipeline.context import Place
+from hwbench.pipeline import session
+from hwbench.pipeline.prepare import Line
 from hwbench.records import (
     Candidate,
     CompiledModel,
@@ -87,33 +86,35 @@ def compare(
     measured or their inputs differ; a B that fails is a result.
     """
     spec = dataclasses.replace(spec, readings=max(spec.readings, _READINGS))
-    with tempfile.TemporaryDirectory() as name:
+    with session.scratch(target) as line, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Crew(1, folder / "logs", lambda _job, _share: None, Place().patience) as crew:
-            show(0.0, "compiling")
-            ready = _made(crew, a, target, backend, folder / "a")
-            try:
-                other = _made(crew, b, target, backend, folder / "b")
-            except StageError as error:
-                return _lost(a, b, target, ready, margin, _failure(error))
-        _same_inputs(a, ready, b, other)
-        inputs = _inputs(ready, folder / "inputs.npy")
-        return _measured(a, b, ready, other, target, spec, inputs, margin, on, folder, show)
+        show(0.0, "compiling")
+        try:
+            first = _made(line, a, target, backend)
+        except StageError as error:
+            raise UserError(
+                f"cannot be measured: {error.what}", where=str(a), mend=error.mend or error.where
+            ) from error
+        try:
+            second = _made(line, b, target, backend)
+        except StageError as error:
+            return _lost(a, b, target, first, margin, Failure.of(error))
+        _same_inputs(a, first, b, second)
+        inputs = _inputs(first, folder / "inputs.npy")
+        return _measured(line, (a, first), (b, second), spec, inputs, margin, on, show)
 
 
 def _measured(
-    a: Path,
-    b: Path,
-    first: CompiledModel,
-    second: CompiledModel,
-    target: TargetProfile,
+    line: Line,
+    one: tuple[Path, CompiledModel],
+    other: tuple[Path, CompiledModel],
     spec: MeasureSpec,
     inputs: Path,
     margin: float,
     on: Sequence[str],
-    folder: Path,
     show: Show,
 ) -> Comparison:
+    (a, first), (b, second), target, folder = one, other, line.target, inputs.parent
     pair = [first] if first.digest == second.digest else [first, second]
     show(0.0, "asking both for their answers")
     answers = measure.answers(pair, target, spec, inputs, folder / "answers")
@@ -123,8 +124,17 @@ def _measured(
     broken = answers.of(second.digest).failures.get("outputs")
     if broken is not None:
         return _lost(a, b, target, first, margin, broken)
-    sitting = measure.measure(pair, first, target, spec, inputs, folder / "sitting", show)
-    found = next(m for m in sitting.measurements if m.artifact == second.digest)
+    sitting = measure.measure(
+        pair,
+        first,
+        target,
+        spec,
+        inputs,
+        folder / "sitting",
+        show,
+        empties=line.empties(pair),
+    )
+    found = sitting.of(second.digest)
     broken = found.failures.get("latency") or found.failures.get("memory")
     if broken is not None:
         return _lost(a, b, target, first, margin, broken)
@@ -157,18 +167,16 @@ def _lost(
 # artifacts
 
 
-def _made(
-    crew: Crew, path: Path, target: TargetProfile, backend: str | None, folder: Path
-) -> CompiledModel:
+def _made(line: Line, path: Path, target: TargetProfile, backend: str | None) -> CompiledModel:
     """Return the artifact of an ONNX file, of a bundle, or of what a run chose."""
     if not path.exists():
         raise UserError("does not exist", where=str(path))
     if path.is_file():
-        return _compiled(crew, path, _spec(target, backend), target, folder)
+        return _compiled(line, path, _spec(target, backend))
     bundle = path if (path / "manifest.json").exists() else path / "model"
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
-        candidate = from_json(Candidate, manifest["candidate"])
+        candidate = from_json(Candidate, revived(manifest)["candidate"])
         entry, shape = manifest.get("entry"), manifest["input"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -178,7 +186,7 @@ def _made(
         ) from error
     if backend is not None or not entry:
         spec = _spec(target, backend) if backend is not None else candidate.backend
-        return _compiled(crew, bundle / "model.onnx", spec, target, folder)
+        return _compiled(line, bundle / "model.onnx", spec)
     files = sorted(p for p in (bundle / "artifact").rglob("*") if p.is_file())
     return CompiledModel(
         candidate=candidate,
@@ -201,15 +209,11 @@ def _spec(target: TargetProfile, backend: str | None) -> PluginSpec:
     return named(next((s for s in target.backends if s.kind == backend), PluginSpec(backend)))
 
 
-def _compiled(
-    crew: Crew, path: Path, spec: PluginSpec, target: TargetProfile, folder: Path
-) -> CompiledModel:
+def _compiled(line: Line, path: Path, spec: PluginSpec) -> CompiledModel:
     model, batch = export.read(path)
+    target = line.target
     candidate = Candidate(model.spec, spec, target.name, batch or 1, target.threads)
-    job = Compile(candidate, model, target, folder)
-    answer = next(p for p in crew.submit(job).result() if isinstance(p, Prepared))
-    assert answer.compiled is not None
-    return answer.compiled
+    return line.compiled(candidate, model).result()
 
 
 def _same_inputs(a: Path, first: CompiledModel, b: Path, second: CompiledModel) -> None:
@@ -251,7 +255,3 @@ def _agreement(a: Path | None, b: Path | None) -> list[str]:
     size = float(np.abs(first).max()) or 1.0
     gap = float(np.abs(first.astype(np.float64) - second).max()) / size
     return [f"on random inputs their answers differ by up to {gap:.1e} of the largest one"]
-
-
-def _failure(error: StageError) -> Failure:
-    return Failure(error.stage, error.what, error.mend or error.where)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-from hwbench import export, files, measure, predict
+from hwbench import export, predict
 from hwbench.connections import emulated
 from hwbench.errors import StageError, TargetError
-from hwbench.executor.jobs import Inputs, Prepared
-from hwbench.pipeline.context import Context, measuring_stamp
-from hwbench.pipeline.judge import tolerance
+from hwbench.executor.jobs import Inputs
+from hwbench.pipeline import keys, measuring
+from hwbench.pipeline.prepare import Ready
+from hwbench.pipeline.scoring import tolerance
+from hwbench.pipeline.session import Context
 from hwbench.records import (
-    Answers,
-    CompiledModel,
     Decision,
     Failure,
     Measurement,
@@ -26,9 +25,7 @@ from hwbench.records import (
     Source,
     TargetProfile,
     Value,
-    digest,
     missing,
-    to_json,
 )
 
 MOST = 6
@@ -41,11 +38,10 @@ _OLDER = ("cortex-a53", "cortex-a72")
 _RANKS = {"chosen": 0, "front": 1}
 
 
-def rehearse(
+def emulated_check(
     context: Context,
     results: Sequence[Result],
-    ready: Sequence[Prepared],
-    data: Inputs,
+    ready: Sequence[Ready],
     decide: Callable[[Sequence[Result]], Decision],
 ) -> tuple[list[Result], Decision, str]:
     """Return the results with what emulation says of their outputs, the decision, and a note.
@@ -64,7 +60,7 @@ def rehearse(
         if not todo:
             break
         try:
-            said = _seen(context, [by_key[key] for key in todo], data)
+            said = _seen(context, [by_key[key] for key in todo])
         except TargetError as error:
             lack = error.what
             break
@@ -101,57 +97,29 @@ def wanted(decision: Decision) -> list[str]:
     return list(dict.fromkeys([*front[:1], *dense, *front[1:]]))
 
 
-def _seen(
-    context: Context, who: Sequence[Prepared], data: Inputs
-) -> Mapping[str, tuple[Value, Failure | None]]:
+def _seen(context: Context, asked: Sequence[Ready]) -> Mapping[str, tuple[Value, Failure | None]]:
     """Return what each candidate's artifact is off by, or why nobody can say; cached."""
-    made = [p.compiled for p in who if p.compiled is not None]
     there = dataclasses.replace(
         context.target, connection=emulated.THERE, model="", features=(), affinity=()
     )
     spec = dataclasses.replace(context.spec, timeout=_TIMEOUT)
-    asked = {
-        "artifacts": sorted(m.digest for m in made),
-        "inputs": to_json(data),
-        "samples": SAMPLES,
-        "code": measuring_stamp(),
-    }
-    key = digest(asked)
-
-    def build(folder: Path) -> Answers:
-        few = _few(data.inputs, folder / "few.npy")
-        return measure.answers(made, there, spec, few, folder / "answers")
-
-    context.show("score", 0.7, f"emulation: outputs of {len(made)} artifacts")
-    answers = context.cache.make("rehearse", key, Answers, build)
-    if any(m.failures for m in answers.measurements):
-        context.cache.forget("rehearse", key)
-    return {
-        p.candidate.key: judged(p, p.compiled, answers.of(p.compiled.digest), data)
-        for p in who
-        if p.compiled is not None
-    }
+    data = context.split("validation")
+    context.progress("score", 0.7, f"emulation: outputs of {len(asked)} artifacts")
+    answers = measuring.outputs(
+        context.cache,
+        keys.Device(there, emulated.made_of()),
+        spec,
+        [p.compiled for p in asked],
+        keys.inputs(context.recipe.workload, "validation"),
+        SAMPLES,
+    )
+    return {p.candidate.key: judged(p, answers.of(p.compiled.digest), data) for p in asked}
 
 
-def _few(inputs: Path, path: Path) -> Path:
-    """Write the first samples of a split as a file of their own; return its path."""
-    import io
-
-    import numpy as np
-
-    content = io.BytesIO()
-    np.save(content, np.load(inputs, mmap_mode="r", allow_pickle=False)[:SAMPLES])
-    files.write(path, content.getvalue())
-    return path
-
-
-def judged(
-    prepared: Prepared, made: CompiledModel, seen: Measurement, data: Inputs
-) -> tuple[Value, Failure | None]:
+def judged(ready: Ready, seen: Measurement, data: Inputs) -> tuple[Value, Failure | None]:
     """Return how far an artifact's answers are from its file's, and its failure if it is broken."""
     import numpy as np
 
-    assert prepared.model is not None
     failure = seen.failures.get("outputs")
     if failure is not None or seen.outputs is None:
         what = failure.message if failure is not None else "it gave no outputs"
@@ -165,11 +133,11 @@ def judged(
     inputs = np.load(data.inputs, mmap_mode="r", allow_pickle=False)
     outputs = np.load(seen.outputs, allow_pickle=False)
     try:
-        error = export.disagreement(prepared.model, inputs, outputs)
+        error = export.disagreement(ready.model, inputs, outputs)
     except StageError as trouble:
         what = f"on the emulated board: {trouble.what}"
         return missing(_METRIC, Source.EMULATED, what), Failure("measure", what)
-    limit = tolerance(made.candidate)
+    limit = tolerance(ready.candidate)
     note = f"{len(outputs)} samples, relative to the largest output; agrees within {limit:g}"
     if error <= limit:
         return Value(_METRIC, error, Source.EMULATED, note=note), None

@@ -17,12 +17,10 @@ from pathlib import Path
 
 from hwbench import files, measure, search
 from hwbench.errors import UserError
-from hwbench.executor.jobs import Prepared
-from hwbench.executor.local import Crew
 from hwbench.measure import parcel
-from hwbench.pipeline.context import Context, Place, Show, measure_spec, open_cache, stamp
-from hwbench.pipeline.judge import check_metric, split
-from hwbench.pipeline.prepare import prepare
+from hwbench.pipeline import keys, session
+from hwbench.pipeline.prepare import Lost, prepare, ready_of
+from hwbench.pipeline.session import Progress, Workspace
 from hwbench.records import (
     CompiledModel,
     PluginSpec,
@@ -34,7 +32,7 @@ from hwbench.records import (
     from_json,
     to_json,
 )
-from hwbench.store import FORMAT, Run, read_json
+from hwbench.store import FORMAT, read_json
 from hwbench.studies.bench import Outcome, bench
 
 _NAME = "parcel.json"
@@ -47,10 +45,12 @@ class Packed:
     folder: Path
     size: int
     artifacts: int
-    failed: tuple[Prepared, ...]
+    failed: tuple[Lost, ...]
 
 
-def pack(recipe: Recipe, target: TargetProfile, place: Place, show: Show, to: Path) -> Packed:
+def pack(
+    recipe: Recipe, target: TargetProfile, workspace: Workspace, progress: Progress, to: Path
+) -> Packed:
     """Prepare a recipe for a target and write what measures it there into `to` (new or empty).
 
     The target is not reached, so it needs no connection. Raises `UserError` when `to` is not
@@ -61,40 +61,37 @@ def pack(recipe: Recipe, target: TargetProfile, place: Place, show: Show, to: Pa
     # What to train cannot wait for what the device says: everything is made.
     recipe = dataclasses.replace(recipe, search=SearchSpec())
     candidates = search.plan(recipe, target)
-    spec = measure_spec(recipe, target)
-    with tempfile.TemporaryDirectory() as home:
-        run = Run(Path(home), resumed=False)
-        with Crew(
-            place.jobs, run.folder / "logs", lambda _job, _share: None, place.patience
-        ) as crew:
-            context = Context(recipe, target, spec, open_cache(place), run, crew, show, False)
-            show("prepare", 0.0, recipe.title)
-            check_metric(context)
-            ready = prepare(context, candidates)
-            inputs = split(context, "validation").inputs
-        show("prepare", 1.0, recipe.title)
-    compiled = [p.compiled for p in ready if p.compiled is not None]
+    with (
+        tempfile.TemporaryDirectory() as home,
+        session.opened(recipe, target, workspace, progress, folder=Path(home)) as context,
+    ):
+        progress("prepare", 0.0, recipe.title)
+        prepared = prepare(context.line, candidates)
+        compiled = [p.compiled for p in ready_of(prepared)]
+        inputs = context.split("validation").inputs
+        empties = context.line.empties(compiled)
+        progress("prepare", 1.0, recipe.title)
     reference = next(c for c in compiled if c.candidate.compression.is_dense)
     with files.said(to):
         to.mkdir(parents=True, exist_ok=True)
-    size = measure.pack(compiled, reference, target, spec, inputs, to)
-    _register(recipe, target, compiled, place, to)
-    failed = tuple(p for p in ready if p.failure is not None)
+    size = measure.pack(compiled, reference, target, context.spec, inputs, to, empties)
+    _register(recipe, target, compiled, workspace, to)
+    failed = tuple(p for p in prepared if isinstance(p, Lost))
     return Packed(to, size, len({c.digest for c in compiled}), failed)
 
 
-def unpack(folder: Path, place: Place, show: Show) -> Outcome:
+def unpack(folder: Path, workspace: Workspace, progress: Progress) -> Outcome:
     """Return the run made of a folder that came back: report, decision and all.
 
     Raises `UserError` when the folder was not packed here or other artifacts would be made of
     the recipe now, `TargetError` when it was not measured to its end.
     """
-    record = _record(folder, place)
+    record = _record(folder, workspace)
     if record["job"] != file_digest(folder / "job.json"):
         raise UserError(
             "job.json is not what was packed", where=str(folder), mend="pack and measure it again"
         )
-    if record["stamp"] != stamp():
+    if record["stamp"] != keys.toolchain():
         raise UserError(
             "another version of hwbench (or of its libraries) packed it",
             where=str(folder),
@@ -104,14 +101,14 @@ def unpack(folder: Path, place: Place, show: Show) -> Outcome:
     target = from_json(TargetProfile, record["target"])
     connection = PluginSpec(parcel.KIND, {"folder": str(folder.absolute())})
     recipe = from_json(Recipe, record["recipe"])
-    return bench(recipe, dataclasses.replace(target, connection=connection), place, show)
+    return bench(recipe, dataclasses.replace(target, connection=connection), workspace, progress)
 
 
 def _register(
     recipe: Recipe,
     target: TargetProfile,
     compiled: Sequence[CompiledModel],
-    place: Place,
+    workspace: Workspace,
     folder: Path,
 ) -> None:
     """Keep here what was packed, and leave in the folder only the name of that record."""
@@ -120,12 +117,12 @@ def _register(
         "recipe": to_json(recipe),
         "target": to_json(target),
         "artifacts": sorted({c.digest for c in compiled}),
-        "stamp": stamp(),
+        "stamp": keys.toolchain(),
         "job": file_digest(folder / "job.json"),
         "packed": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     key = digest(record)
-    files.write(_home(place, key), json.dumps(record, indent=1))
+    files.write(_home(workspace, key), json.dumps(record, indent=1))
     said = {
         "format": FORMAT,
         "parcel": key,
@@ -136,17 +133,17 @@ def _register(
     files.write(folder / _NAME, json.dumps(said, indent=1))
 
 
-def _record(folder: Path, place: Place) -> dict[str, object]:
+def _record(folder: Path, workspace: Workspace) -> dict[str, object]:
     key = str(read_json(folder / _NAME).get("parcel"))
-    if not key.isalnum() or not _home(place, key).exists():
+    if not key.isalnum() or not _home(workspace, key).exists():
         raise UserError(
             "was not packed here",
             where=str(folder),
-            expected=f"its record under {place.cache / 'parcels'}",
+            expected=f"its record under {workspace.cache / 'parcels'}",
             mend="unpack it in the checkout (and with the --cache) that packed it",
         )
-    return read_json(_home(place, key))
+    return read_json(_home(workspace, key))
 
 
-def _home(place: Place, key: str) -> Path:
-    return place.cache.absolute() / "parcels" / f"{key}.json"
+def _home(workspace: Workspace, key: str) -> Path:
+    return workspace.cache.absolute() / "parcels" / f"{key}.json"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench import search
-from hwbench.pipeline.context import Place, measure_spec, open_cache
+from hwbench.pipeline import keys
 from hwbench.pipeline.prepare import found
-from hwbench.records import Candidate, CompressedModel, CompressionSpec, Recipe, TargetProfile
+from hwbench.pipeline.session import Workspace, measure_spec, open_cache
+from hwbench.records import Candidate, CompressionSpec, Recipe, TargetProfile
 from hwbench.store import Cache
 from hwbench.studies.without_board import is_absent
 
@@ -36,12 +37,12 @@ class Forecast:
     files: tuple[str, ...]
 
 
-def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
+def forecast(recipe: Recipe, target: TargetProfile, workspace: Workspace) -> Forecast:
     """Return what `bench` would do with the same arguments, from the cache as it is now."""
-    cache = open_cache(place)
+    cache = open_cache(workspace)
     candidates = search.plan(recipe, target)
     specs = {c.compression.key: c.compression for c in candidates}
-    cached = {k for k in specs if cache.find("compress", k, CompressedModel) is not None}
+    cached = {k for k in specs if cache.find(keys.weights(specs[k])) is not None}
     ready = [c for c in candidates if found(cache, c, target) is not None]
     epoch, basis = _epoch_seconds(cache, specs)
     todo = [s for k, s in specs.items() if k not in cached]
@@ -61,13 +62,13 @@ def forecast(recipe: Recipe, target: TargetProfile, place: Place) -> Forecast:
         artifacts=len(candidates),
         artifacts_cached=len(ready),
         # One dense model after the other holds up everything that is pruned from it.
-        prepare_seconds=dense + work / place.jobs,
+        prepare_seconds=dense + work / workspace.jobs,
         # A board that is not there is not measured on.
         measure_seconds=0.0
         if is_absent(target)
         else min(one * (len(candidates) + 2), spec.max_time),
         basis=basis + _less(recipe),
-        folder=place.reports / recipe.name / target.name,
+        folder=workspace.reports / recipe.name / target.name,
         files=(
             "config.json",
             "results.jsonl",
@@ -91,8 +92,8 @@ def _less(recipe: Recipe) -> str:
 
 
 def _epoch_seconds(cache: Cache, specs: dict[str, CompressionSpec]) -> tuple[float, str]:
-    for key, spec in specs.items():
-        done = cache.find("compress", key, CompressedModel)
+    for spec in specs.values():
+        done = cache.find(keys.weights(spec))
         if done is not None and spec.is_dense and spec.epochs:
             return done.seconds / spec.epochs, "an epoch as measured here"
     return GUESSED_EPOCH, f"a guess of {GUESSED_EPOCH} s an epoch; nothing was trained here yet"

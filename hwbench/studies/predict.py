@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwbench import compile as compiling
 from hwbench import export, predict
 from hwbench.errors import StageError, UserError
+from hwbench.pipeline import session
 from hwbench.predict import counts
 from hwbench.predict.cycles import Counts
 from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
@@ -17,13 +16,16 @@ from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, 
 
 @dataclass(frozen=True, slots=True)
 class Foretold:
-    """The predicted latency of one file with one backend (or why there is none), and its MACs."""
+    """The predicted latency of one file with one backend (or why there is none).
+
+    ``macs`` is None where the file cannot be counted.
+    """
 
     file: str
     backend: str
     core: str
     latency: Value
-    macs: int
+    macs: int | None
 
 
 def foretell(
@@ -55,7 +57,9 @@ def foretell(
     else:
         found = _counted([(one, model) for _, one, model in asked], target, core)
     return tuple(
-        Foretold(str(path), one.backend.kind, core, latency, model.macs)
+        Foretold(
+            str(path), one.backend.kind, core, latency, model.counts.macs if model.counts else None
+        )
         for (path, one, model), latency in zip(asked, found, strict=True)
     )
 
@@ -65,13 +69,12 @@ def _counted(
 ) -> list[Value]:
     """Return latencies by what the artifacts are counted to do; each is compiled for it."""
     made, failed = {}, {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for place, (candidate, model) in enumerate(asked):
+    with session.scratch(target) as line:
+        waiting = [line.compiled(candidate, model) for candidate, model in asked]
+        for place, future in enumerate(waiting):
             try:
-                made[place] = compiling.compile_model(
-                    candidate, model, target, Path(scratch) / str(place)
-                )
-            except StageError as error:
+                made[place] = future.result()
+            except (StageError, UserError) as error:
                 failed[place] = missing("latency_p50", Source.PREDICTED, error.what)
         seen: Mapping[str, Counts | StageError] = counts.count(list(made.values()), core)
     return [

@@ -9,8 +9,8 @@ from pathlib import Path
 from hwbench import pareto, report, store
 from hwbench.errors import UserError, did_you_mean
 from hwbench.pipeline import bundle
-from hwbench.pipeline.context import Place, open_cache
 from hwbench.pipeline.prepare import found
+from hwbench.pipeline.session import Workspace, open_cache
 from hwbench.records import Decision, Goal, Result, Study
 from hwbench.stats import Verdict
 
@@ -41,7 +41,9 @@ def render(folder: Path) -> tuple[Path, ...]:
     return report.write(store.read_study(folder), folder)
 
 
-def export(folder: Path, wanted: str | None, destination: Path, place: Place) -> tuple[Path, ...]:
+def export(
+    folder: Path, wanted: str | None, destination: Path, workspace: Workspace
+) -> tuple[Path, ...]:
     """Write a candidate's bundle (the chosen one's by default) and return its files.
 
     `wanted` is a candidate's label or the beginning of its key. Raises `UserError` when there is
@@ -49,11 +51,11 @@ def export(folder: Path, wanted: str | None, destination: Path, place: Place) ->
     """
     study = store.read_study(folder)
     result = _wanted(study, wanted, folder)
-    prepared = found(open_cache(place), result.candidate, study.target)
+    prepared = found(open_cache(workspace), result.candidate, study.target)
     if prepared is None:
         raise UserError(
             f"the artifact of {result.candidate.label!r} is no longer in the cache",
-            where=str(place.cache),
+            where=str(workspace.cache),
             mend="run the bench again: it is made anew",
         )
     if result.failure is not None:

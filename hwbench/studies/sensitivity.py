@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from hwbench import files, search, store
-from hwbench.errors import StageError
-from hwbench.executor.jobs import Job, Sense, Sensed
-from hwbench.executor.local import Crew
-from hwbench.pipeline.context import Context, Place, Show, measure_spec, open_cache, stamp
-from hwbench.pipeline.judge import check_metric
-from hwbench.records import CompressionSpec, Recipe, TargetProfile, criterion, to_json
+from hwbench.errors import StageError, UserError
+from hwbench.pipeline import session
+from hwbench.pipeline.session import Context, Progress, Workspace
+from hwbench.records import (
+    CompressionSpec,
+    Recipe,
+    Sensitivity,
+    TargetProfile,
+    criterion,
+    to_json,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sensed:
+    """What came of it, and each layer's share so that all together lose the spec's sparsity."""
+
+    found: Sensitivity
+    ratios: Mapping[str, float]
 
 
 def sense(
-    recipe: Recipe, target: TargetProfile, place: Place, show: Show
+    recipe: Recipe, target: TargetProfile, workspace: Workspace, progress: Progress
 ) -> tuple[list[Sensed], list[str]]:
     """Return the curves of every pattern and criterion of a recipe, and why others have none.
 
     Nothing is measured on the target: it only says in which multiples channels go. Raises
     `UserError` for a mistake in the recipe.
     """
-    config = {"recipe": to_json(recipe), "target": to_json(target), "stamp": stamp()}
-    with (
-        store.open_run(place.reports, f"{recipe.name}-sensitivity", target.name, config) as run,
-        Crew(place.jobs, run.folder / "logs", _progress(show), place.patience) as crew,
-    ):
-        spec, cache = measure_spec(recipe, target), open_cache(place)
-        context = Context(recipe, target, spec, cache, run, crew, show, place.fresh)
-        check_metric(context)
+    with session.opened(recipe, target, workspace, progress, question="sensitivity") as context:
         found, notes = sensed(context)
         data = {"format": store.FORMAT, "sensed": to_json(found), "notes": notes}
-        files.write(run.folder / "decision.json", json.dumps(data, indent=1))
+        files.write(context.run.folder / "decision.json", json.dumps(data, indent=1))
         return found, notes
-
-
-def _progress(show: Show) -> Callable[[Job, float], None]:
-    def heard(job: Job, share: float) -> None:
-        if isinstance(job, Sense):
-            show("search", share, f"{job.spec.pattern} {job.spec.criterion}: each layer alone")
-
-    return heard
 
 
 def sensed(context: Context) -> tuple[list[Sensed], list[str]]:
@@ -49,22 +48,30 @@ def sensed(context: Context) -> tuple[list[Sensed], list[str]]:
 
     Without ``sensitivity: true`` only for the methods whose scope it is: there it costs nothing.
     """
-    recipe, cache = context.recipe, context.cache
+    from hwbench.compress import allotted  # torch comes with it
+
     asked = {
         spec.alone.key: spec
         for spec in _specs(context)
-        if recipe.sensitivity or spec.scope == "sensitivity"
+        if context.recipe.sensitivity or spec.scope == "sensitivity"
     }
     waiting = [
-        (spec, context.crew.submit(Sense(spec, cache.root, cache.stamp))) for spec in asked.values()
+        (spec, context.line.sensitivity(spec, _heard(context, spec))) for spec in asked.values()
     ]
     found, notes = [], []
     for spec, future in waiting:
         try:
-            found += [answer for answer in future.result() if isinstance(answer, Sensed)]
-        except StageError as error:
+            curves = future.result()
+        except (StageError, UserError) as error:
             notes.append(f"no sensitivity of {spec.pattern} {spec.criterion}: {error.what}")
+            continue
+        found.append(Sensed(curves, allotted(curves, spec.sparsity)))
     return found, notes
+
+
+def _heard(context: Context, spec: CompressionSpec) -> Callable[[float], None]:
+    label = f"{spec.pattern} {spec.criterion}: each layer alone"
+    return lambda share: context.progress("search", share, label)
 
 
 def _specs(context: Context) -> Sequence[CompressionSpec]:

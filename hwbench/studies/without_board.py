@@ -1,45 +1,41 @@
-"""A run for a board that is not there: all that is true without it, and predicted latencies."""
+"""Evidence of a board that is not there: all that is true without it, and predicted latencies."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hwbench import compile as compiling
-from hwbench import measure, pareto, predict, search
+from hwbench import conditions, pareto, predict
 from hwbench.backends import REFERENCE
 from hwbench.connections import local
-from hwbench.errors import StageError
-from hwbench.executor.jobs import Inputs, Prepared, Scored
-from hwbench.pipeline.context import Context, versions
+from hwbench.errors import StageError, UserError
+from hwbench.pipeline import keys, measuring, scoring
 from hwbench.pipeline.counted import counted
-from hwbench.pipeline.judge import accuracy, ask_score, failed, split
-from hwbench.pipeline.prepare import prepare
+from hwbench.pipeline.judge import failed
+from hwbench.pipeline.prepare import Lost, Prepared, Ready, ready_of
+from hwbench.pipeline.session import Context
 from hwbench.predict import counts
 from hwbench.records import (
-    METRICS,
     Answers,
     Candidate,
-    CompiledModel,
-    Conditions,
     Decision,
     Failure,
+    Measurement,
     OnnxModel,
+    Recipe,
     Result,
     Source,
-    Study,
+    Strategy,
     TargetProfile,
     Value,
-    digest,
     file_digest,
     missing,
-    to_json,
 )
-from hwbench.search import loop as searching
-from hwbench.studies.emulated_check import rehearse
+from hwbench.registry import BACKENDS
+from hwbench.studies.emulated_check import emulated_check
+from hwbench.studies.evidence import Phases, Seen
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class Latencies:
     how: str
 
 
-NOWHERE = Conditions({}, {}, {})
+_PREDICTED = keys.HostRoom("predict", Latencies)
 _NEEDS_IT = "nobody can tell without the board"
 _MACHINES = {"aarch64": 183, "x86_64": 62}
 """ELF's numbers of processors."""
@@ -69,127 +65,122 @@ def first_line(target: TargetProfile) -> str:
     )
 
 
-def study(
-    context: Context, candidates: Sequence[Candidate], seconds: dict[str, float]
-) -> tuple[Study, Sequence[Prepared]]:
-    """Return the study of a recipe without its board, and what was prepared for it.
+class Predicted:
+    """ONNX files scored on this machine, latencies predicted, outputs checked in emulation."""
 
-    `seconds` is filled with the time of each phase. Raises `UserError` as a run with a board
-    does; a candidate that fails is a result with its reason.
-    """
-    started = datetime.datetime.now(datetime.UTC)
-    # Trying candidates untrained first is for boards that can say how fast they are.
-    asked = dataclasses.replace(context.recipe.search, strategy="train_all")
-    context = dataclasses.replace(context, recipe=dataclasses.replace(context.recipe, search=asked))
-    found = searching.find(context, candidates, NOWHERE)
-    ready = prepare(context, found.candidates)
-    context.run.keep(failed(p) for p in ready if p.failure is not None)
-    prepared = datetime.datetime.now(datetime.UTC)
-    judged, how = _judged(context, ready)
-    results = [*judged, *found.failures]
-    context.run.keep(results)
-    results, decision, rehearsed = rehearse(
-        context,
-        results,
-        ready,
-        split(context, "validation"),
-        lambda found: pareto.decide(found, context.recipe, context.target),
-    )
-    context.run.keep(results)
-    context.show("score", 1.0, "")
-    decision = dataclasses.replace(decision, test=_test(context, decision, ready))
-    ended = datetime.datetime.now(datetime.UTC)
-    seconds["prepare"] = round((prepared - started).total_seconds(), 1)
-    seconds["score"] = round((ended - prepared).total_seconds(), 1)
-    left_out = search.left_out(context.recipe, context.target)
-    made = Study(
-        recipe=dataclasses.replace(context.recipe, measure=context.spec),
-        target=context.target,
-        results=tuple(results),
-        decision=decision,
-        conditions=None,
-        versions=versions(),
-        started=started.isoformat(timespec="seconds"),
-        seconds=seconds,
-        notes=(
-            first_line(context.target),
-            how,
-            rehearsed,
-            *(f"the target does not run the backend {name}" for name in left_out),
-            *found.notes,
-        ),
-        tried=found.tried,
-    )
-    return made, ready
+    source = Source.PREDICTED
 
+    def strategy(self, recipe: Recipe) -> Strategy:
+        """Train all: trying them untrained first is for boards that can say how fast they are."""
+        return "train_all"
 
-def _judged(context: Context, ready: Sequence[Prepared]) -> tuple[list[Result], str]:
-    """Return the results, and by which model their latency is predicted."""
-    data = split(context, "validation")
-    scores = _scores(context, ready, data)
-    context.show("score", 0.5, "predicting")
-    latencies = _latencies(context, ready)
-    results = [_result(context, p, scores, latencies.values) for p in ready]
-    return results, latencies.how
+    def judged(self, context: Context, prepared: Sequence[Prepared], phases: Phases) -> Seen:
+        """Return what is known of every candidate, all latencies by the same model."""
+        with phases.timed("score"):
+            ready = ready_of(prepared)
+            scores = self.scores(context, ready, "validation")
+            context.progress("score", 0.5, "predicting")
+            latencies = _latencies(context, ready)
+            results = [
+                failed(p)
+                if isinstance(p, Lost)
+                else _result(context, p, scores[p.candidate.key], latencies.values)
+                for p in prepared
+            ]
+        return Seen(results, (first_line(context.target), latencies.how))
+
+    def confirmed(
+        self,
+        context: Context,
+        results: Sequence[Result],
+        decision: Decision,
+        ready: Sequence[Ready],
+    ) -> tuple[Sequence[Result], Decision, tuple[str, ...]]:
+        """Run the artifacts that matter in emulation: do they answer as their files do here?"""
+        results, decision, note = emulated_check(
+            context,
+            results,
+            ready,
+            lambda found: pareto.decide(found, context.recipe, context.target),
+        )
+        context.progress("score", 1.0, "")
+        return results, decision, (note,)
+
+    def scores(
+        self, context: Context, ready: Sequence[Ready], split: str
+    ) -> Mapping[str, scoring.Judged]:
+        """Return the score of every ONNX file on this machine."""
+        data, workload = context.split(split), context.recipe.workload
+        models = {p.model.digest: p.model for p in ready}
+        answers = _answers(context, list(models.values()), split)
+        where = f"the ONNX file in ONNX Runtime on this machine ({platform.machine()})"
+        asked = {
+            key: scoring.asked(context.line, workload, model, answers.of(key), data)
+            for key, model in models.items()
+        }
+        by_model = {}
+        for key, future in asked.items():
+            value, failure = scoring.score(future, answers.of(key), data, Source.PREDICTED)
+            note = f"{value.note}; {where}" if value.value is not None else value.note
+            by_model[key] = dataclasses.replace(value, note=note), failure
+        return {p.candidate.key: by_model[p.model.digest] for p in ready}
 
 
-def _latencies(context: Context, ready: Sequence[Prepared]) -> Latencies:
+def _latencies(context: Context, ready: Sequence[Ready]) -> Latencies:
     """Return the predicted latency of every candidate: all by the same model."""
     core = predict.core_of(context.target)
     assert core is not None
-    whole = [(p.candidate, p.model, p.compiled) for p in ready if p.model and p.compiled]
     lack = counts.lacking(core)
     if not lack:
         try:
-            return _counted(context, [(c, made) for c, _, made in whole], core)
+            return _counted(context, ready, core)
         except StageError as error:
             lack = error.what
-    found = {c.key: predict.value(model, c, core) for c, model, _ in whole}
+    values = {p.candidate.key: predict.value(p.model, p.candidate, core) for p in ready}
     how = f"latency is predicted from operator classes; the model that counts is not used: {lack}"
-    return Latencies(found, how)
+    return Latencies(values, how)
 
 
-def _counted(
-    context: Context, made: Sequence[tuple[Candidate, CompiledModel]], core: str
-) -> Latencies:
+def _counted(context: Context, ready: Sequence[Ready], core: str) -> Latencies:
     """Return latencies by what the artifacts were counted to do, cached; raises `StageError`."""
     source = sorted(p for p in Path(predict.__file__).parent.iterdir() if p.is_file())
-    key = digest({"artifacts": [m.digest for _, m in made], "by": file_digest(*source), "on": core})
+    artifacts = [p.compiled.digest for p in ready]
+    entry = _PREDICTED.entry(artifacts=artifacts, by=file_digest(*source), on=core)
 
     def build(_folder: Path) -> Latencies:
-        found = counts.count([compiled for _, compiled in made], core)
-        values = {c.key: predict.counted(c, found[compiled.digest], core) for c, compiled in made}
-        return Latencies(
-            values, "latency is predicted from what the artifacts did, counted in QEMU"
-        )
+        seen = counts.count([p.compiled for p in ready], core)
+        values = {
+            p.candidate.key: predict.counted(p.candidate, seen[p.compiled.digest], core)
+            for p in ready
+        }
+        how = "latency is predicted from what the artifacts did, counted in QEMU"
+        return Latencies(values, how)
 
-    return context.cache.make("predict", key, Latencies, build)
+    return context.cache.make(entry, build)
 
 
 def _result(
     context: Context,
-    prepared: Prepared,
-    scores: Mapping[str, tuple[Value, Failure | None]],
+    ready: Ready,
+    score: scoring.Judged,
     latencies: Mapping[str, Value],
 ) -> Result:
-    if prepared.compiled is None or prepared.model is None:
-        return failed(prepared)
-    compiled, model = prepared.compiled, prepared.model
-    score, failure = scores[model.digest]
+    compiled, model = ready.compiled, ready.model
+    value, failure = score
     failure = failure or _misbuilt(compiled.folder / compiled.entry, context.target)
-    found = [
-        score,
-        latencies[prepared.candidate.key],
+    known = [
+        value,
+        latencies[ready.candidate.key],
         Value("artifact_bytes", float(compiled.artifact_bytes), Source.STATIC),
     ]
     gone = {*context.recipe.objectives, "peak_memory", "energy"}
-    values = {**counted(model, compiled.layers), **{v.metric: v for v in found}}
+    values = {**counted(model, compiled.layers), **{v.metric: v for v in known}}
     values |= {m: missing(m, Source.PREDICTED, _NEEDS_IT) for m in gone if m not in values}
     return Result(
-        candidate=prepared.candidate,
+        candidate=ready.candidate,
         values=values,
         failure=failure,
-        notes=prepared.notes,
+        notes=ready.notes,
         layers=compiled.layers,
         artifact=compiled.digest,
     )
@@ -208,31 +199,7 @@ def _misbuilt(entry: Path, target: TargetProfile) -> Failure | None:
     return Failure("compile", f"{entry.name} is code for another processor than {target.isa}")
 
 
-def _scores(
-    context: Context, ready: Sequence[Prepared], data: Inputs
-) -> Mapping[str, tuple[Value, Failure | None]]:
-    """Return the score of every ONNX file on this machine, by its digest."""
-    models = {p.model.digest: p.model for p in ready if p.model is not None and p.compiled}
-    answers = _answers(context, list(models.values()), data)
-    asked = {
-        key: ask_score(context, model, answers.of(key).outputs, data)
-        for key, model in models.items()
-    }
-    return {key: _score(asked[key], answers, key, data) for key in models}
-
-
-def _score(
-    wait: Callable[[], Scored] | None, answers: Answers, key: str, data: Inputs
-) -> tuple[Value, Failure | None]:
-    if wait is None:
-        lost = answers.of(key).failures["outputs"]
-        return missing(data.metric, Source.PREDICTED, lost.message), lost
-    value, failure = accuracy(wait, data, Source.PREDICTED)
-    where = f"the ONNX file in ONNX Runtime on this machine ({platform.machine()})"
-    return dataclasses.replace(value, note=f"{value.note}; {where}"), failure
-
-
-def _answers(context: Context, models: Sequence[OnnxModel], data: Inputs) -> Answers:
+def _answers(context: Context, models: Sequence[OnnxModel], split: str) -> Answers:
     """Return what ONNX files answer on this machine; each measurement is named by its file."""
     here = dataclasses.replace(
         context.target,
@@ -242,30 +209,22 @@ def _answers(context: Context, models: Sequence[OnnxModel], data: Inputs) -> Ans
         features=(),
         backends=(REFERENCE,),
     )
-    key = digest({"here": sorted(m.digest for m in models), "inputs": to_json(data)})
-
-    def build(folder: Path) -> Answers:
-        compiled = []
-        for model in models:
-            candidate = Candidate(model.spec, REFERENCE, here.name, context.recipe.batch)
-            made = compiling.compile_model(candidate, model, here, folder / model.digest)
-            compiled.append(dataclasses.replace(made, digest=model.digest))
-        return measure.answers(compiled, here, context.spec, data.inputs, folder / "answers")
-
-    answers = context.cache.make("here", key, Answers, build)
-    if any(m.failures for m in answers.measurements):
-        context.cache.forget("here", key)
-    return answers
-
-
-def _test(context: Context, decision: Decision, ready: Sequence[Prepared]) -> Mapping[str, Value]:
-    """Return the test split's score of the chosen and of the dense model: read here, once."""
-    by_key = {p.candidate.key: p for p in ready}
-    roles = {"chosen": decision.chosen, "dense": decision.dense}
-    wanted = {role: by_key[key] for role, key in roles.items() if key is not None}
-    if not wanted:
-        return {}
-    data = split(context, "test")
-    scores = _scores(context, list(wanted.values()), data)
-    assert METRICS[data.metric]
-    return {role: scores[p.model.digest][0] for role, p in wanted.items() if p.model is not None}
+    line = context.line.at(here)
+    asked = {
+        model.digest: line.compiled(
+            Candidate(model.spec, REFERENCE, here.name, context.recipe.batch), model
+        )
+        for model in models
+    }
+    compiled, lost = [], []
+    for name, future in asked.items():
+        try:
+            compiled.append(dataclasses.replace(future.result(), digest=name))
+        except (StageError, UserError) as error:
+            failures = {"outputs": Failure.of(error, "compile")}
+            lost.append(Measurement(name, Source.PREDICTED, failures=failures))
+    wheels = BACKENDS.traits(REFERENCE.kind).device_distributions
+    on = keys.Device(here, conditions.read(wheels=wheels).fingerprint)
+    given = keys.inputs(context.recipe.workload, split)
+    seen = measuring.outputs(context.cache, on, context.spec, compiled, given)
+    return Answers((*seen.measurements, *lost))

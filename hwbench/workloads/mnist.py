@@ -91,15 +91,15 @@ class Mnist:
 
         images, labels = _arrays(self._file("test" if split == "test" else "train"))
         if split != "test":
-            kept = self.options.validation
-            if not 0 < kept < len(images):
-                what = f"{kept} of {len(images)} training images for validation"
+            held_out = self.options.validation
+            if not 0 < held_out < len(images):
+                what = f"{held_out} of {len(images)} training images for validation"
                 raise UserError(what, where="workload mnist", expected="more than 0, less than all")
             order = np.random.default_rng(0).permutation(len(images))
-            chosen = order[:-kept] if split == "train" else order[-kept:]
+            chosen = order[:-held_out] if split == "train" else order[-held_out:]
             images, labels = images[chosen], labels[chosen]
-        found = torch.from_numpy(images).float().div_(255).sub_(_MEAN).div_(_DEVIATION)
-        return found.unsqueeze(1), torch.from_numpy(labels).long()
+        scaled = torch.from_numpy(images).float().div_(255).sub_(_MEAN).div_(_DEVIATION)
+        return scaled.unsqueeze(1), torch.from_numpy(labels).long()
 
     def _file(self, name: str) -> Path:
         folder = self.options.folder or os.environ.get(VARIABLE, "")

@@ -51,10 +51,11 @@ _STREAMS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Images per split, and the seed that decides who is in which split and every drawing.
+    """How many images, and which network.
 
-    ``network``: ``resnet8`` (3.2 M multiply-adds) or ``resnet18`` with 16 to 128 channels (8.8 M),
-    where there is more to choose from by layer.
+    ``train``, ``validation``, ``test``: images of a split. ``seed``: decides which digit is in
+    which split, and every drawing. ``network``: ``resnet8`` (3.2 M multiply-adds) or
+    ``resnet18`` with 16 to 128 channels (8.8 M), where there is more to choose from by layer.
     """
 
     train: int = 4000
@@ -155,16 +156,16 @@ def _digits(split: Split, seed: int) -> tuple[Floats, Integers]:
     import numpy as np
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    dataset = load_digits()
     # A stream of its own: the same order for every split, so that the shares are disjoint.
     rng = np.random.default_rng([seed, len(_STREAMS)])
     low, high = _DIGITS[split]
     members = []
     for label in range(CLASSES):
-        order = rng.permutation(np.flatnonzero(found.target == label))
+        order = rng.permutation(np.flatnonzero(dataset.target == label))
         members.append(order[round(low * len(order)) : round(high * len(order))])
     chosen = np.concatenate(members)
-    return (found.images[chosen] / 16).astype(np.float32), found.target[chosen].astype(np.int64)
+    return (dataset.images[chosen] / 16).astype(np.float32), dataset.target[chosen].astype(np.int64)
 
 
 def _backgrounds(photos: list[Floats], count: int, rng: np.random.Generator) -> Floats:

@@ -26,7 +26,12 @@ _STREAMS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Samples per split, the sizes of images and network, the noise over the patterns."""
+    """Sizes, and how hard the task is.
+
+    ``train``, ``validation``, ``test``: samples of a split. ``size``: of an image's sides.
+    ``channels``: of an image. ``classes``: how many there are. ``width``: channels of the network.
+    ``noise``: its deviation over the patterns, whose own is 1. ``seed``: of patterns and noise.
+    """
 
     train: int = 1024
     validation: int = 256
@@ -63,15 +68,15 @@ class Toy:
         """Return images (n, channels, size, size), float32, and labels (n,), int64."""
         import torch
 
-        own = self.options
-        shape = (own.channels, own.size, own.size)
-        shared = torch.Generator().manual_seed(own.seed * 10)
-        patterns = torch.randn((own.classes, *shape), generator=shared)
-        stream = torch.Generator().manual_seed(own.seed * 10 + _STREAMS[split])
-        count: int = getattr(own, split)
-        labels = torch.randint(own.classes, (count,), generator=stream)
+        options = self.options
+        shape = (options.channels, options.size, options.size)
+        shared = torch.Generator().manual_seed(options.seed * 10)
+        patterns = torch.randn((options.classes, *shape), generator=shared)
+        stream = torch.Generator().manual_seed(options.seed * 10 + _STREAMS[split])
+        count: int = getattr(options, split)
+        labels = torch.randint(options.classes, (count,), generator=stream)
         noise = torch.randn((count, *shape), generator=stream)
-        return patterns[labels] + own.noise * noise, labels
+        return patterns[labels] + options.noise * noise, labels
 
     def train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of a batch."""

@@ -29,9 +29,10 @@ _STREAMS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
 class Options:
     """Which network, and how large.
 
-    ``net``: ``mlp`` (`depth` layers of `width`), ``vit`` (patches of 16, `depth` blocks of
-    `width`; 12 of 768 is ViT-B) or ``resnet50`` (``width`` 64 is the usual one; `depth` blocks in
-    the third stage, usually 6). ``size``: of the images' sides. ``samples``: in each split.
+    ``net``: ``mlp``, ``vit`` (patches of 16; 12 blocks of 768 are ViT-B) or ``resnet50``.
+    ``width``: of a layer or block; 64 is the usual ResNet-50. ``depth``: layers or blocks; of
+    ``resnet50`` those of the third stage, usually 6. ``size``: of the images' sides.
+    ``classes``: outputs of the network. ``samples``: in each split.
     """
 
     net: Literal["mlp", "vit", "resnet50"] = "mlp"
@@ -51,33 +52,33 @@ class Untrained:
         """Check the sizes."""
         for name in ("width", "depth", "size", "classes", "samples"):
             if getattr(options, name) < 1:
-                found = f"{name}: {getattr(options, name)}"
-                raise UserError(found, where="workload untrained", expected="1 or more")
+                what = f"{name}: {getattr(options, name)}"
+                raise UserError(what, where="workload untrained", expected="1 or more")
         if options.net == "vit" and options.size % 16:
             what = f"size: {options.size}"
             raise UserError(what, where="workload untrained", expected="a multiple of 16")
-        self._own = options
+        self._options = options
 
     def model(self) -> nn.Module:
         """Return the network with torch's own initialisation."""
         from hwbench.workloads import _untrained_nets as nets
 
-        own = self._own
-        if own.net == "mlp":
-            return nets.mlp(own.width, own.depth, own.classes)
-        if own.net == "vit":
-            return nets.Vit(own.size, 16, own.width, own.depth, own.classes)
-        return nets.ResNet(own.width, (3, 4, own.depth, 3), own.classes)
+        options = self._options
+        if options.net == "mlp":
+            return nets.mlp(options.width, options.depth, options.classes)
+        if options.net == "vit":
+            return nets.Vit(options.size, 16, options.width, options.depth, options.classes)
+        return nets.ResNet(options.width, (3, 4, options.depth, 3), options.classes)
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
         """Return noise: (n, width) for the MLP, else images (n, 3, size, size); labels are 0."""
         import torch
 
-        own = self._own
-        shape = (own.width,) if own.net == "mlp" else (3, own.size, own.size)
+        options = self._options
+        shape = (options.width,) if options.net == "mlp" else (3, options.size, options.size)
         stream = torch.Generator().manual_seed(_STREAMS[split])
-        labels = torch.zeros(own.samples, dtype=torch.int64)
-        return torch.randn((own.samples, *shape), generator=stream), labels
+        labels = torch.zeros(options.samples, dtype=torch.int64)
+        return torch.randn((options.samples, *shape), generator=stream), labels
 
     def train_step(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of a batch: gradients for criteria that want them."""

@@ -1,17 +1,13 @@
-"""What every workload promises, whichever file it is in."""
+"""Every workload keeps its promise: the contract that ships, over the registry."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 
-from hwbench.protocols import Split, Workload
-from hwbench.records import METRICS
 from hwbench.registry import WORKLOADS
-
-NAMES = WORKLOADS.kinds()
+from hwbench.testing import WorkloadContract
 
 EXAMPLE = """
 import torch
@@ -51,59 +47,12 @@ def _options(name: str, folder: Path) -> dict[str, Any]:
     return {}
 
 
-@pytest.fixture(params=NAMES)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    options = _options(request.param, tmp_path)
-    return lambda: WORKLOADS.create(request.param, options)
+class Small(WorkloadContract):
+    """Of every workload one that takes no more than seconds."""
+
+    def given(self, folder: Path) -> Mapping[str, Any]:
+        return _options(self.kind, folder)
 
 
-def test_its_metric_is_known(make: Any) -> None:
-    assert make().metric in ("top1", "score")
-    assert METRICS[make().metric].better == "higher"
-
-
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_data_is_plain_finite_and_the_same_each_time(make: Any, split: Split) -> None:
-    inputs, labels = make().data(split)
-    assert len(inputs) == len(labels) > 0
-    assert inputs.device.type == labels.device.type == "cpu"
-    assert inputs.dtype == torch.float32
-    assert inputs.isfinite().all()
-    torch.manual_seed(5)
-    again = make().data(split)
-    assert torch.equal(inputs, again[0])
-    assert torch.equal(labels, again[1])
-
-
-def test_no_sample_is_in_two_splits(make: Any) -> None:
-    workload: Workload = make()
-    seen: set[bytes] = set()
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    for split in splits:
-        own = {sample.numpy().tobytes() for sample in workload.data(split)[0]}
-        assert not seen & own
-        seen |= own
-
-
-def test_model_trains_one_step_and_scores(make: Any) -> None:
-    workload: Workload = make()
-    torch.manual_seed(0)
-    model = workload.model()
-    torch.manual_seed(0)
-    twin = workload.model()
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True)
-    )
-    inputs, labels = workload.data("train")
-    loss = workload.train_step(model.train(), inputs[:8], labels[:8])
-    assert loss.shape == ()
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is not None for p in model.parameters())
-
-    inputs, labels = workload.data("validation")
-    with torch.no_grad():
-        outputs = model.eval()(inputs[:20]).numpy()
-    assert len(outputs) == 20
-    score = workload.score(outputs, labels[:20].numpy())
-    assert isinstance(score, float)
-    assert np.isfinite(score)
+for kind in WORKLOADS.kinds():
+    globals()[f"Test_{kind}"] = type(f"Test_{kind}", (Small,), {"kind": kind})

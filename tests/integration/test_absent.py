@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hwbench.cli import starter
 from hwbench.connections.emulated import FOLDER
 from tests import emulated
 from tests.integration.house import House
@@ -119,3 +120,19 @@ def test_predict_prints_bands(house: House) -> None:
         assert latency["reason"] or latency["low"] < latency["value"] < latency["high"]
     assert "ties" in house.run("predict", str(model)).stdout
     house.run("predict", str(model), "--target", "local-cpu", code=2)
+
+
+def test_a_test_split_that_cannot_be_read_does_not_end_a_run(tmp_path: Path) -> None:
+    # It is read last, when everything is trained and judged.
+    house = House.build(tmp_path)
+    starter.write(house.folder, "mine")
+    path = house.folder / "mine.py"
+    signature = next(x for x in path.read_text().splitlines() if "def data(self, split" in x)
+    body = f"{signature}\n        if split == 'test': raise OSError('the disk is gone')"
+    path.write_text(path.read_text().replace(signature, body))
+    small = ("train.epochs=1", "recover.epochs=1", "search.sparsities=[0.5]")
+    changes = [word for change in small for word in ("--set", change)]
+    house.run("bench", "--recipe", "mine.yaml", "--target", "rpi4", *changes)
+    test = house.decision()["test"]
+    assert test["dense"]["value"] is None
+    assert "the disk is gone" in test["dense"]["reason"]

@@ -42,7 +42,7 @@ def test_a_run_leaves_what_the_readme_promises(house: House) -> None:
         "model/run.py",
     ):
         assert (latest / name).stat().st_size > 50, name
-    assert {p.name for p in (latest / "logs").iterdir()} >= {"hand-1.txt"}
+    assert {p.name for p in (latest / "logs").iterdir()} >= {"worker-1.txt"}
     assert len((latest / "results.jsonl").read_text().splitlines()) == 4, "one a candidate"
     with (latest / "results.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 4

@@ -214,7 +214,7 @@ def test_a_host_that_is_killed_leaves_nothing_running_there(desk: Desk) -> None:
         os.killpg(running.pid, signal.SIGKILL)
     connection = config.load_target(str(desk.house.folder / "targets/board.yaml")).connection
     assert connection is not None
-    # The next guest gets in at once: the one that was killed is away.
+    # The next client gets in at once: the one that was killed is away.
     CONNECTIONS.create("ssh", connection.options).close()
     found = subprocess.run(
         ["ssh", "-F", str(desk.board.config), "raspberrypi",

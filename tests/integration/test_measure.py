@@ -72,7 +72,10 @@ def sitting(home: Path) -> Sitting:
         seen.append(share)
 
     spec = artifacts.spec(timeout=3.0)
-    found = measure.measure(batch, batch[0], artifacts.TARGET, spec, inputs, home / "raw", progress)
+    found = measure.measure(
+        batch, batch[0], artifacts.TARGET, spec, inputs, home / "raw", progress,
+        empties=artifacts.empties(batch, home / "empty"),
+    )  # fmt: skip
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     return found
@@ -169,8 +172,9 @@ def test_the_same_call_again_measures_nothing_again(sitting: Sitting, home: Path
     before = {p: p.read_bytes() for p in (home / "raw").glob("*.jsonl")}
     spec = artifacts.spec(timeout=3.0)
     again = measure.measure(
-        batch, batch[0], artifacts.TARGET, spec, home / "x.npy", home / "raw", _quiet
-    )
+        batch, batch[0], artifacts.TARGET, spec, home / "x.npy", home / "raw", _quiet,
+        empties=artifacts.empties(batch, home / "empty-again"),
+    )  # fmt: skip
     assert again.measurements == sitting.measurements
     assert {p: p.read_bytes() for p in (home / "raw").glob("*.jsonl")} == before
 
@@ -439,3 +443,16 @@ def test_commands_from_a_file(tmp_path: Path) -> None:
     assert sorted(visits) == [(name, r) for name in names[:2] for r in range(3)]
     assert [m["of"] for m in said if "failure" in m] == ["broken"]
     assert [m["done"] for m in said if "done" in m] == ["Open", "Rounds", "Close"]
+
+
+def test_without_an_empty_artifact_nothing_is_said_of_the_runtimes_memory(tmp_path: Path) -> None:
+    batch = _artifacts(tmp_path, {"healthy": {}})
+    inputs = artifacts.inputs(tmp_path / "x.npy")
+    found = measure.measure(
+        batch, batch[0], artifacts.TARGET, artifacts.spec(), inputs, tmp_path / "raw", _quiet
+    )
+    memory = found.of(batch[0].digest).memory
+    assert memory is not None
+    assert memory.after_runs
+    assert memory.empty_runtime is None
+    assert memory.share is None

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from hwbench import studies
 from hwbench.cli.shell import run
@@ -44,6 +46,29 @@ def bundle(folder: Path, options: Mapping[str, Any], label: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle(tmp_path_factory.mktemp("a") / "model", WORK)
+
+
+def foreign(path: Path) -> Path:
+    """Write an ONNX file with an operator that nobody has."""
+    x, y = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", *artifacts.SHAPE])
+        for n in ("x", "y")
+    )
+    node = helper.make_node("Nobodys", ["x"], ["y"], domain="nowhere")
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("nowhere", 1)]
+    graph = helper.make_graph([node], "net", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(path))
+    return path
+
+
+def test_an_a_that_does_not_compile_is_a_message_and_a_b_a_result(tmp_path: Path) -> None:
+    good, bad = artifacts.identity(tmp_path / "good.onnx").path, foreign(tmp_path / "bad.onnx")
+    with pytest.raises(UserError, match="cannot be measured") as caught:
+        studies.compare(bad, good, artifacts.TARGET, SPEC, backend="tvm")
+    assert caught.value.where == str(bad)
+    found = studies.compare(good, bad, artifacts.TARGET, SPEC, backend="tvm")
+    assert found.failure is not None
+    assert found.failure.stage == "compile"
 
 
 def test_one_that_takes_twice_as_long_is_worse(healthy: Path, tmp_path: Path) -> None:

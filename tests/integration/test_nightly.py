@@ -11,7 +11,7 @@ import pytest
 
 from hwbench import config
 from hwbench.records import Change, Night, Pair, Reading, to_json
-from hwbench.studies import Place, nightly
+from hwbench.studies import Workspace, nightly
 from hwbench.studies.nightly import history, pinned_models
 from tests.integration.house import House
 
@@ -132,7 +132,7 @@ def test_pinned_artifacts_that_were_changed_are_not_compared_with(house: House) 
 
 def run(folder: Path, recipe: str = "smoke") -> nightly.Outcome:
     plan = dataclasses.replace(config.load_nightly("nightly"), name="nightly")
-    place = Place(folder / "reports", folder / "cache")
+    place = Workspace(folder / "reports", folder / "cache")
     recipes = [config.load_recipe(recipe)]
     return nightly.run(plan, recipes, [config.load_target("rpi4")], place, lambda *_: None)
 
@@ -152,7 +152,7 @@ def test_an_unreachable_target_could_not_be_measured_and_is_never_fine(tmp_path:
 
 def test_a_missing_baseline_says_how_to_pin_one(tmp_path: Path) -> None:
     plan = config.load_nightly("nightly")
-    place = Place(tmp_path / "reports", tmp_path / "cache")
+    place = Workspace(tmp_path / "reports", tmp_path / "cache")
     recipes, targets = [config.load_recipe("smoke")], [config.load_target("local-cpu")]
     outcome = nightly.run(plan, recipes, targets, place, lambda *_: None)
     assert outcome.exit_code == 3

@@ -26,7 +26,7 @@ from hwbench.backends._torch_time import How
 from hwbench.backends.torch import TRAITS, Options, TorchSession
 from hwbench.conditions import nvml
 from hwbench.errors import StageError, UserError
-from hwbench.protocols import Settling
+from hwbench.protocols import Settling, Trainable
 from hwbench.records import OnnxModel
 from hwbench.registry import BACKENDS, METERS, WORKLOADS
 from tests import artifacts
@@ -367,6 +367,7 @@ class _Toy:
 
     def __init__(self, model: Any = None, loss: Any = None) -> None:
         toy = WORKLOADS.create("toy")
+        assert isinstance(toy, Trainable)
         self.data, self.score = toy.data, toy.score
         self.model = model or toy.model
         self.train_step = loss or toy.train_step

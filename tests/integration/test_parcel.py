@@ -65,7 +65,8 @@ def packed(tmp_path: Path) -> Path:
     folder = tmp_path / "parcel"
     folder.mkdir()
     inputs = artifacts.inputs(tmp_path / "x.npy")
-    size = measure.pack(models, models[0], artifacts.TARGET, SPEC, inputs, folder)
+    empties = artifacts.empties(models, tmp_path / "empty")
+    size = measure.pack(models, models[0], artifacts.TARGET, SPEC, inputs, folder, empties)
     assert size == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return folder
 
@@ -76,7 +77,7 @@ def test_a_recipe_is_measured_elsewhere_and_reported_here(tmp_path: Path) -> Non
     change = ["--set", "search.methods=[{pattern: unstructured}]", "--set", "train.epochs=1"]
     house.run("pack", "smoke", "--to", "parcel", *change)
     parcel = house.folder / "parcel"
-    place = studies.Place(house.folder / "reports", house.folder / ".hwbench/cache")
+    place = studies.Workspace(house.folder / "reports", house.folder / ".hwbench/cache")
     with pytest.raises(TargetError, match="holds no measurements"):
         studies.unpack(parcel, place, lambda *_: None)
     # There and back: the other machine has another place for it.
@@ -169,8 +170,9 @@ def _sat(packed: Path, tmp_path: Path) -> tuple[Measurement, ...]:
     target = dataclasses.replace(artifacts.TARGET, connection=played)
     models = made(tmp_path)
     sitting = measure.measure(
-        models, models[0], target, SPEC, tmp_path / "x.npy", tmp_path / "s", lambda _s, _l: None
-    )
+        models, models[0], target, SPEC, tmp_path / "x.npy", tmp_path / "s", lambda _s, _l: None,
+        empties=artifacts.empties(models, tmp_path / "empty-again"),
+    )  # fmt: skip
     by = {m.artifact: m for m in sitting.measurements}
     return tuple(by[m.digest] for m in models)
 

@@ -1,4 +1,4 @@
-"""The ssh connection against a real server on loopback: cuts, keys, guests, odd names."""
+"""The ssh connection against a real server on loopback: cuts, keys, clients, odd names."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_server_that_stays_away_is_said_and_the_lease_is_free_again(
                 channel.receive(60)
         finally:
             server.begin()
-    # Its guest is away: another one gets in at once, and what was left behind is removed.
+    # Its client is away: another one gets in at once, and what was left behind is removed.
     with contextlib.closing(opened(server)):
         assert len(sessions(server)) == 1
 
@@ -110,7 +110,7 @@ def test_a_board_that_restarted_has_lost_the_session(server: Loopback, tmp_path:
         with pytest.raises(TargetError, match="the session there is lost"):
             channel.receive(60)
     with contextlib.closing(opened(server)):
-        assert not runs(inner), "the new guest's keeper cleans up after the one that was killed"
+        assert not runs(inner), "the new client's daemon cleans up after the one that was killed"
 
 
 def runs(pid: int) -> bool:
@@ -170,11 +170,11 @@ def test_what_is_no_host_never_reaches_ssh(host: str, server: Loopback) -> None:
 
 
 def test_the_users_own_rules_for_host_keys_hold(server: Loopback) -> None:
-    words = _link.command("board", ["true"], port=0, config="", patience=5)
+    words = _link.command("board", ["true"], port=0, config="", connect_timeout=5)
     assert not [w for w in words if "HostKey" in w or "KnownHosts" in w]
     assert "BatchMode=yes" in words
     odd = ["echo", "a b", "$(touch x)", "'; touch x"]
-    assert shlex.split(_link.command("board", odd, port=0, config="", patience=5)[-1]) == odd
+    assert shlex.split(_link.command("board", odd, port=0, config="", connect_timeout=5)[-1]) == odd
 
 
 def test_names_are_quoted_and_stay_inside(server: Loopback, tmp_path: Path) -> None:

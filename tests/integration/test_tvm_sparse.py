@@ -19,7 +19,7 @@ from onnx import helper
 from hwbench.errors import StageError
 from hwbench.instruments import kernel_bench
 from hwbench.kernels import build, choose, graph, layouts, lower
-from hwbench.kernels.problem import WHOLE, Config, Problem
+from hwbench.kernels.problem import Config, OutputLanes, Problem, Reading
 from hwbench.pareto import decide
 from hwbench.records import LayerNote, PluginSpec, Source, Value
 from hwbench.registry import BACKENDS
@@ -174,11 +174,11 @@ def test_a_network_is_right_on_an_emulated_core(
     chooser = choose.Chooser(made)
 
     def chosen(problem: Problem) -> Config:
-        fused = [c for c in choose.candidates(problem, made) if c.fuse]
+        fused = [c for c in choose.candidates(problem, made) if c.reading is Reading.FUSED]
         small = isinstance(problem.target, layouts.Planar) and problem.rows >= 2 * made.lanes
         if small and problem.epilogue.residual:
             wide = layouts.cover(problem.target.width, 6)[1]
-            return Config(wide, WHOLE, 2, across=True)
+            return OutputLanes(wide, 2)
         return fused[0] if fused else chooser(problem)
 
     lowered = lower.lower(graphed, made, chosen)

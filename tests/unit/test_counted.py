@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ def test_energy_by_operations_counts_skipped_zeros_only_where_they_are_skipped(
         Layer("one", "Conv", (1,), 1, parameters=100, nonzero=25, macs=1000),
         Layer("two", "Conv", (1,), 1, parameters=10, nonzero=10, macs=500),
     )
-    model = dataclasses.replace(model, layers=layers)
+    model = artifacts.with_layers(model, *layers)
     dense = counted(model)["energy_ops"]
     assert dense.value == pytest.approx(1500 * 4.6e-12 + 110 * 4 * 160e-12)
     assert (dense.source, dense.tier) == (Source.PROXY, "proxy")
@@ -42,12 +41,13 @@ def test_an_onnx_file_from_elsewhere_is_described(tmp_path: Path) -> None:
         artifacts.SHAPE,
         "float32",
     )
-    assert found.output_names == ("y",)
-    assert found.opset == 20
+    assert found.file.output_names == ("y",)
+    assert found.file.opset == 20
     weights = [
         np.prod(i.dims) for i in onnx.load(str(made.path)).graph.initializer if len(i.dims) > 1
     ]
-    assert found.parameters == sum(weights)
+    assert found.counts is not None
+    assert found.counts.parameters == sum(weights)
     assert found.spec.compression.workload.digest == found.digest
 
 
@@ -76,3 +76,13 @@ def test_what_cannot_be_measured_is_refused_with_a_reason(tmp_path: Path) -> Non
     ):
         with pytest.raises(UserError, match=words.replace("?", r"\?")):
             read(path)
+
+
+def test_what_cannot_be_counted_is_missing_and_not_zero(tmp_path: Path) -> None:
+    fixed, batch = read(_save(tmp_path / "m.onnx", ("x", [3, 4])))
+    assert batch == 3
+    assert fixed.counts is None
+    assert fixed.parity is None, "PyTorch did not write it"
+    values = counted(fixed)
+    assert set(values) == set(counted(artifacts.identity(tmp_path / "i.onnx")))
+    assert all(v.value is None and v.reason for v in values.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 
 from hwbench.records import (
-    Candidate,
     CompressedModel,
+    CompressionSpec,
     Goal,
     MeasureSpec,
     Result,
@@ -79,53 +80,52 @@ def test_who_would_be_shipped_is_trained_however_little_it_adds() -> None:
 class Kitchen:
     """Trains in no time what it knows the score of; counts what it was asked for."""
 
+    executor = SimpleNamespace(size=1)
+
     def __init__(self, scores: dict[str, float]) -> None:
         self.scores, self.asked = scores, list[str]()
 
-    def made(self, _context: object, candidates: list[Candidate]) -> None:
-        self.asked += [c.compression.key for c in candidates]
+    def train(self, specs: Iterable[CompressionSpec]) -> None:
+        self.asked += [spec.key for spec in specs]
 
-    def find(self, _kind: str, key: str, _of: type) -> CompressedModel | None:
-        if key not in self.asked or key not in self.scores:
+    def trained(self, spec: CompressionSpec) -> CompressedModel | None:
+        if spec.key not in self.asked or spec.key not in self.scores:
             return None
-        spec = DENSE.candidate.compression
-        return CompressedModel(spec, Path(), {"finetuned": self.scores[key]}, 0.0, ())
+        return CompressedModel(spec, Path(), {"finetuned": self.scores[spec.key]}, 0.0, ())
 
 
 def climbed(
-    monkeypatch: pytest.MonkeyPatch, scores: dict[float, float], rows: list[Result], **recipe: Any
+    scores: dict[float, float], rows: list[Result], **recipe: Any
 ) -> tuple[dict[str, str], list[str]]:
     by_key = {r.candidate.compression.key: scores[r.candidate.compression.sparsity] for r in rows
               if r.candidate.compression.sparsity in scores}  # fmt: skip
     kitchen = Kitchen(by_key)
-    monkeypatch.setattr(promotion, "made", kitchen.made)
     context: Any = SimpleNamespace(
         recipe=dataclasses.replace(RECIPE, measure=MeasureSpec(), **recipe),
-        cache=kitchen,
-        crew=SimpleNamespace(size=1),
+        line=kitchen,
     )
     return promotion.climb(context, [DENSE], rows), kitchen.asked
 
 
-def test_what_is_learnt_from_the_first_ends_the_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_learnt_from_the_first_ends_the_climb() -> None:
     # Untrained all are poor; the first that is trained hardly heals, so the rest promise nothing.
     poor = [row(s, 0.5, t) for s, t in ((0.75, 3e-6), (0.7, 3.2e-6), (0.65, 3.4e-6))]
     goal = (Goal("top1", "max_drop", 0.001),)
-    out, asked = climbed(monkeypatch, {0.75: 0.52, 0.7: 0.52, 0.65: 0.52}, poor, goals=goal)
+    out, asked = climbed({0.75: 0.52, 0.7: 0.52, 0.65: 0.52}, poor, goals=goal)
     assert asked == [poor[0].candidate.compression.key]
     assert set(out) == {r.candidate.key for r in poor[1:]}
     assert all(why.startswith("promises too little: the 2 that were left") for why in out.values())
 
 
-def test_who_heals_well_leaves_hope_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_heals_well_leaves_hope_for_others() -> None:
     poor = [row(0.75, 0.5, 3e-6), row(0.5, 0.6, 6e-6)]
     goal = (Goal("top1", "max_drop", 0.001),)
-    out, asked = climbed(monkeypatch, {0.75: 0.85, 0.5: 0.89}, poor, goals=goal)
+    out, asked = climbed({0.75: 0.85, 0.5: 0.89}, poor, goals=goal)
     assert out == {}
     assert asked == [r.candidate.compression.key for r in poor]
 
 
-def test_a_long_recovery_is_tried_briefly_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_recovery_is_tried_briefly_first() -> None:
     recovery, brief = TrainSpec(epochs=16, lr=0.03), TrainSpec(epochs=2, lr=0.03)
     rows = []
     for one in (row(0.75, 0.5, 3e-6), row(0.5, 0.5, 4e-6)):
@@ -134,9 +134,8 @@ def test_a_long_recovery_is_tried_briefly_first(monkeypatch: pytest.MonkeyPatch)
         )
     tried = {promotion.changed(r.candidate, recovery=brief).compression.key: r for r in rows}
     kitchen = Kitchen(dict(zip(tried, (0.85, 0.5), strict=True)))
-    monkeypatch.setattr(promotion, "made", kitchen.made)
     recipe = dataclasses.replace(RECIPE, recovery=recovery)
-    context: Any = SimpleNamespace(recipe=recipe, cache=kitchen, crew=SimpleNamespace(size=1))
+    context: Any = SimpleNamespace(recipe=recipe, line=kitchen)
     out = promotion.climb(context, [DENSE], rows)
     beaten = rows[1].candidate.key
     assert set(out) == {beaten}
@@ -144,8 +143,8 @@ def test_a_long_recovery_is_tried_briefly_first(monkeypatch: pytest.MonkeyPatch)
     assert kitchen.asked == [*tried, rows[0].candidate.compression.key], "the beaten one rests"
 
 
-def test_a_training_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_fails_ends_nothing() -> None:
     poor = [row(0.75, 0.5, 3e-6), row(0.5, 0.6, 6e-6)]
-    out, asked = climbed(monkeypatch, {0.5: 0.89}, poor)
+    out, asked = climbed({0.5: 0.89}, poor)
     assert out == {}
     assert len(asked) == 2

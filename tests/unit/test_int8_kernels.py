@@ -14,8 +14,8 @@ import tvm
 from onnx import helper, numpy_helper
 
 from hwbench.errors import StageError
-from hwbench.kernels import build, graph, lower, words
-from hwbench.kernels.problem import Config
+from hwbench.kernels import build, graph, lower, packed_int8
+from hwbench.kernels.problem import RowLists
 
 RNG = np.random.default_rng(5)
 SCALE = 0.02
@@ -86,7 +86,7 @@ def _differing(net: Net, last: str, folder: Path, batch: int = 1, threads: int =
     x = RNG.standard_normal((batch, *net.shape)).astype(np.float32)
     expected = ort.InferenceSession(str(folder / "m.onnx")).run(None, {"x": x})[0]
     made = build.machine(threads=threads)
-    found = lower.lower(graph.read(folder / "m.onnx", batch), made, lambda p: Config(4, 64))
+    found = lower.lower(graph.read(folder / "m.onnx", batch), made, lambda p: RowLists(4, 64))
     assert all(row.config == "int8 1x4" for row in found.layers)
     library = tvm.compile(build.prepare(found.module, None, made), made.target)
     machine = tvm.relax.VirtualMachine(library, tvm.cpu())
@@ -153,7 +153,7 @@ def test_a_residual_block_with_pooling(size: int, threads: int, tmp_path: Path) 
 def test_blocks_of_zeros_are_not_stored() -> None:
     weights = np.zeros((2, 6, 1, 1), np.int8)
     weights[1, 5] = -3
-    starts, offsets, values = words.encode(weights, 2, np.array([0, 100]))
+    starts, offsets, values = packed_int8.encode(weights, 2, np.array([0, 100]))
     assert starts.tolist() == [0, 0, 1]
     assert offsets.tolist() == [100]
     assert values.view(np.int8).tolist() == [0, -3, 0, 0]
@@ -169,7 +169,7 @@ def test_other_processors_are_refused_by_name(tmp_path: Path) -> None:
         ("cortex-a76", "aarch64-linux-gnu"),
     ):
         with pytest.raises(StageError, match=mcpu) as caught:
-            lower.lower(read, build.machine(mcpu, system), lambda p: Config(4, 64))
+            lower.lower(read, build.machine(mcpu, system), lambda p: RowLists(4, 64))
         assert "onnxruntime" in caught.value.mend
 
 

@@ -27,16 +27,25 @@ from hwbench.kernels import (
     encode,
     explain,
     graph,
+    layout_transforms,
     layouts,
     lower,
     memory,
-    moves,
     roofs,
     template,
 )
-from hwbench.kernels.problem import WHOLE, Config, Problem
+from hwbench.kernels.layout_transforms import LayoutTransform
+from hwbench.kernels.problem import (
+    WHOLE,
+    Config,
+    OutputLanes,
+    PairLists,
+    Problem,
+    Reading,
+    RowLists,
+)
 from hwbench.kernels.template import Epilogue
-from hwbench.kernels.values import Made
+from hwbench.kernels.values import LoweredLayer
 
 # Every number of lanes runs on this machine: 16 with AVX-512, 8 with AVX2, 4 with SSE.
 MACHINES = {lanes: build.machine(cpu) for cpu, lanes in (("haswell", 8), ("nehalem", 4))}
@@ -74,7 +83,7 @@ def document(
 def ours(
     path: Path, x: np.ndarray, lanes: int, pick: int = 0, threads: int = 1,
     choice: Callable[[Problem], Config] | None = None,
-) -> tuple[np.ndarray, list[Made]]:  # fmt: skip
+) -> tuple[np.ndarray, list[LoweredLayer]]:  # fmt: skip
     """Return what our kernels answer, each layer with its `pick`-th configuration or `choice`."""
     made = MACHINES[lanes]
     if threads > 1:
@@ -98,7 +107,7 @@ def theirs(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 def agree(
     model: onnx.ModelProto, x: np.ndarray, folder: Path, lanes: int, pick: int = 0, threads: int = 1
-) -> list[Made]:
+) -> list[LoweredLayer]:
     path = folder / "m.onnx"
     onnx.save(model, str(path))
     found, layers = ours(path, x, lanes, pick, threads)
@@ -229,7 +238,7 @@ def test_output_channels_in_the_lanes(
         if not isinstance(problem.target, layouts.Planar):
             return choose.candidates(problem, MACHINES[lanes])[0]
         wide = layouts.cover(problem.target.width, pixels)[1]
-        across.append(Config(wide, WHOLE, height, across=True))
+        across.append(OutputLanes(wide, height))
         return across[-1]
 
     found, layers = ours(path, x, lanes, threads=threads, choice=chosen)
@@ -272,7 +281,7 @@ def test_a_depthwise_layer_before_a_point(
     def chosen(problem: Problem) -> Config:
         found = choose.candidates(problem, MACHINES[lanes])
         if problem.before is not None:
-            found = [c for c in found if c.fuse == fused]
+            found = [c for c in found if (c.reading is Reading.FUSED) == fused]
         return found[pick % len(found)]
 
     if infinite:
@@ -701,7 +710,7 @@ def test_tiles_that_write_over_others_keep_their_order_on_many_threads(
     onnx.save(model, str(path))
 
     def choice(problem: Problem) -> Config:
-        return Config(1, WHOLE, 8)
+        return RowLists(1, WHOLE, 8)
 
     made = build.machine(MACHINES[lanes].mcpu, threads=4)
     module = lower.lower(graph.read(path, 2), made, choice).module
@@ -955,9 +964,9 @@ def test_every_element_moves_to_its_place(
     rng = np.random.default_rng(seed)
     places = np.sort(rng.integers(0, size, count)) if near else rng.integers(0, size, count)
     table = np.where(gaps & (rng.random(count) < 0.3), -1, places).astype(np.int32)
-    move = moves.Move(2, 3, 4 * size, size, 5 * count * step, count * step, step,
+    move = LayoutTransform(2, 3, 4 * size, size, 5 * count * step, count * step, step,
                       8 * size, 10 * count * step, lanes, 1, fill)  # fmt: skip
-    function, constants = moves.move_kernel("m", move, table)
+    function, constants = layout_transforms.transform_kernel("m", move, table)
     library = tvm.compile(tvm.IRModule({"m": function}), target=MACHINES[lanes].target)
     x = rng.standard_normal((2, 4, size)).astype(np.float32)
     y = tvm.runtime.tensor(np.zeros(move.y_size, np.float32))
@@ -971,7 +980,7 @@ def test_an_operator_nobody_knows_is_named(tmp_path: Path) -> None:
     nodes = [helper.make_node("Det", ["x"], ["y"])]
     onnx.save(document(nodes, {}, (8, 8)), str(tmp_path / "m.onnx"))
     with pytest.raises(StageError, match="Det"):
-        lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: Config(4, 64))
+        lower.lower(graph.read(tmp_path / "m.onnx", 1), build.machine(), lambda p: RowLists(4, 64))
 
 
 def test_a_free_size_is_refused(tmp_path: Path) -> None:
@@ -1027,10 +1036,10 @@ def test_what_was_not_timed_is_none_of_the_kernels_that_must_be() -> None:
     if made.lanes != 16:
         pytest.skip("needs AVX-512: else no kernel has channels in the lanes here")
     configs = choose.candidates(dense, made)
-    across = next(config for config in configs if config.across)
+    across = next(config for config in configs if isinstance(config, OutputLanes))
     chooser = choose.Chooser(made, 0.0)
-    assert not chooser(dense).across
-    chooser.times[dense.signature] = {across.label: 1.0}
+    assert not isinstance(chooser(dense), OutputLanes)
+    chooser.times[dense.signature] = {across: 1.0}
     assert chooser(dense) == across
 
 
@@ -1038,7 +1047,7 @@ def test_a_race_over_its_budget_stops() -> None:
     problem = point(np.random.default_rng(0), 64, 64)
     configs = choose.candidates(problem, build.machine())
     assert len(configs) > 3
-    assert list(choose.timed(problem, configs, build.machine(), 0.0)) == [configs[0].label]
+    assert list(choose.timed(problem, configs, build.machine(), 0.0)) == [configs[0]]
     chooser = choose.Chooser(build.machine(), 0.0)
     assert chooser(problem) in configs
     assert not chooser.times
@@ -1049,19 +1058,19 @@ def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPa
     problem = point(np.random.default_rng(0), 64, 64)
     asked: list[Config] = []
 
-    def timed(*given: Any) -> dict[str, float]:
+    def timed(*given: Any) -> dict[Config, float]:
         asked.extend(given[1])
-        return {config.label: 1.0 for config in given[1]}
+        return dict.fromkeys(given[1], 1.0)
 
     monkeypatch.setattr(choose, "timed", timed)
     made = build.machine()
     chosen = choose.Chooser(made)(problem)
 
-    def kinds_of(configs: Sequence[Config]) -> set[tuple[int, bool, bool]]:
-        return {(config.row_block, config.pairs, config.across) for config in configs}
+    def kinds_of(configs: Sequence[Config]) -> set[tuple[int, type[Config]]]:
+        return {(config.row_block, type(config)) for config in configs}
 
     kinds = kinds_of(asked)
-    assert kinds >= {(2, True, False), (4, False, False), (8, False, False)}
+    assert kinds >= {(2, PairLists), (4, RowLists), (8, RowLists)}
     assert kinds_of(asked[: len(kinds)]) == kinds
     key = [choose.predicted(problem, config, choose.Core()) for config in asked]
     assert chosen == asked[key.index(min(key))] == asked[0]
@@ -1069,29 +1078,31 @@ def test_every_kind_is_timed_before_a_second_of_one(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_reason_names_what_was_tried() -> None:
-    def told(form: str, density: float, contest: dict[str, float]) -> str:
-        made = Made("a", "f", form, density, 1e6, "V2 K9 8x1 G1", 1e6, "s", 8)
+    eight = RowLists(2, 9, 8)
+
+    def told(form: str, density: float, contest: dict[Config, float]) -> str:
+        made = LoweredLayer("a", "f", form, density, 1e6, eight.label, 1e6, "s", 8)
         return explain.rows(
             [made], {"f": [1e-5], "g": [1e-5]}, {"registers": 4e11}, {"s": contest}
         )[0].text
 
-    few = told("dense", 0.9, {"V2 K9 8x1 G1": 1e-5})
+    few = told("dense", 0.9, {eight: 1e-5})
     assert "not tried below 25%" in few
     assert "25% of the register roof" in few
     assert "50% of the network" in few
-    both = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "V2 K9 1x1 G1": 2e-5, "V3 K9 1x1 G1": 3e-5})
+    both = told("dense", 0.5, {eight: 1e-5, RowLists(2, 9): 2e-5, RowLists(3, 9): 3e-5})
     assert "10 µs a list per 8 rows, 20 µs with a list per row" in both
-    pairs = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "V7 K9 2x1 G1 pairs": 2e-5})
+    pairs = told("dense", 0.5, {eight: 1e-5, PairLists(7, 9): 2e-5})
     assert "20 µs with shared and own lists per 2 rows" in pairs
-    lanes = told("dense", 0.5, {"V2 K9 8x1 G1": 1e-5, "across 2x14": 2e-5})
+    lanes = told("dense", 0.5, {eight: 1e-5, OutputLanes(14, 2): 2e-5})
     assert "20 µs with output channels in the lanes" in lanes
     assert "cost model" in told("dense", 0.5, {})
     assert "nothing to skip" in told("depthwise", 0.5, {})
-    inside = Made("d", "", "depthwise", 1.0, 1e6, within="p")
+    inside = LoweredLayer("d", "", "depthwise", 1.0, 1e6, within="p")
     assert "computed inside the kernel of p" in explain.rows([inside], {"f": [1e-5]})[0].text
-    twice = [Made(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
+    twice = [LoweredLayer(n, "f", "sparse", 0.1, 1.0) for n in "ab"]
     assert [r.seconds for r in explain.rows(twice, {"f": [1e-5, 3e-5]})] == [1e-5, 3e-5]
-    assert "not timed" in explain.rows([Made("a", "f", "sparse", 0.1, 1.0)], {})[0].text
+    assert "not timed" in explain.rows([LoweredLayer("a", "f", "sparse", 0.1, 1.0)], {})[0].text
 
 
 def test_a_layer_where_dense_is_faster_is_computed_dense(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_the_context_is_that_of_the_same_runtime_with_an_empty_model(tmp_path: P
     (tmp_path / "memory.jsonl").write_text(json.dumps(empty) + "\n")
     found = memory.readings(
         cast(Any, Still()), live, {made.digest: answer}, artifacts.TARGET, artifacts.spec(),
-        Settings(""), tmp_path,
+        Settings(""), tmp_path, artifacts.empties([made], tmp_path / "e"),
     )  # fmt: skip
     assert (found[made.digest].context, found[made.digest].above_context) == (640, 260)
     assert found[made.digest].empty_runtime == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ def test_int8_files_run_in_integers_and_agree(tmp_path: Path) -> None:
     path = tmp_path / "int8.onnx"
     samples = torch.randn((64, *artifacts.SHAPE), generator=torch.Generator().manual_seed(0))
     onnx.save(quantised(onnx.load(str(plain.path)), samples), str(path))
-    model = dataclasses.replace(plain, path=path)
+    model = artifacts.at(plain, path)
     made = artifacts.compiled(model, artifacts.candidate("openvino", batch=4), tmp_path / "a")
     session = BACKENDS.create("openvino").load(made.folder / made.entry, 1)
     x = samples[:4].numpy()

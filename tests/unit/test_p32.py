@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hwbench.errors import UserError
-from hwbench.protocols import Split
+from hwbench.protocols import Split, Trainable
 from hwbench.registry import WORKLOADS
 from hwbench.workloads import p32
 
@@ -94,6 +94,7 @@ def test_the_network_has_3_million_macs_and_a_stride_2_stem() -> None:
 
 def test_training_images_move_by_up_to_two_pixels() -> None:
     workload = WORKLOADS.create("p32", {"train": 10})
+    assert isinstance(workload, Trainable)
     seen: list[torch.Tensor] = []
 
     class Spy(torch.nn.Module):

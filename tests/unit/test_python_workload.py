@@ -1,5 +1,6 @@
 """The user's own file: each mistake has a message with where, what, expected and mend."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from hwbench.compress import compress
 from hwbench.errors import StageError, UserError
+from hwbench.protocols import Trainable, Workload
+from hwbench.records import CompressionSpec, TrainSpec, WorkloadSpec
 from hwbench.registry import WORKLOADS
 from hwbench.workloads.python import PythonWorkload
 from tests.contracts.test_workloads import EXAMPLE
@@ -62,9 +66,9 @@ def test_the_only_fitting_class_is_taken_and_several_need_a_name(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("x = 1\n", "no class has the four methods"),
+        ("x = 1\n", "no class has the methods of a workload"),
         ("class A:\n    def model(self): ...\n    def data(self, s): ...\n",
-         "A lacks train_step, score"),
+         "A lacks score"),
         ("import nowhere_to_be_found\n", "nowhere_to_be_found"),
         ("def broken(:\n", "SyntaxError"),
     ],
@@ -154,3 +158,38 @@ def test_a_plain_score_may_be_any_finite_number(tmp_path: Path) -> None:
     text = _edited(('"top1"', '"score"'), ("return (outputs", "return -40 * (outputs"))
     score = _load(tmp_path, text).score(np.eye(3), np.arange(3))
     assert score == -40
+
+
+def test_an_error_from_deeper_down_is_not_laid_at_the_files_door(tmp_path: Path) -> None:
+    # What train_step is given may be a model that hwbench has pruned.
+    own = _load(tmp_path, EXAMPLE)
+    inputs, labels = own.data("train")
+    with pytest.raises(StageError) as caught:
+        own.train_step(nn.Linear(99, 3), inputs, labels)
+    assert "torch" in caught.value.where.partition(" (called from ")[0]
+    assert "task.py:" in caught.value.where.partition(" (called from ")[2]
+
+
+def test_a_full_memory_is_no_mistake_of_the_files(tmp_path: Path) -> None:
+    start = "def data(self, split):"
+    own = _load(tmp_path, _edited((start, f"{start}\n        bytearray(1 << 60)")))
+    with pytest.raises(MemoryError):
+        own.data("train")
+
+
+def test_a_class_without_train_step_is_a_model_that_cannot_be_trained(tmp_path: Path) -> None:
+    step = EXAMPLE[EXAMPLE.index("    def train_step") : EXAMPLE.index("    def score")]
+    made = _load(tmp_path, _edited((step, "")))
+    made.check()
+    own: Workload = made
+    assert not isinstance(own, Trainable)
+    spec = CompressionSpec(WorkloadSpec("python"), TrainSpec(epochs=0))
+    dense = compress(spec, own, None, tmp_path, lambda _: None)
+    assert set(dense.scores) == {"trained"}
+    (tmp_path / "pruned").mkdir()
+    half = dataclasses.replace(spec, pattern="unstructured", sparsity=0.5, healing="bn")
+    assert compress(half, own, dense, tmp_path / "pruned", lambda _: None).scores
+    longer = dataclasses.replace(spec, train=TrainSpec(epochs=1))
+    with pytest.raises(StageError, match="has no train_step"):
+        compress(longer, own, None, tmp_path, lambda _: None)
+    assert isinstance(_load(tmp_path, EXAMPLE), Trainable)

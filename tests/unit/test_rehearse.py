@@ -10,10 +10,10 @@ import pytest
 
 from hwbench import config
 from hwbench.connections import emulated
-from hwbench.executor.jobs import Inputs, Prepared
+from hwbench.executor.jobs import Inputs
 from hwbench.export import parity
+from hwbench.pipeline.prepare import Ready
 from hwbench.records import (
-    CompiledModel,
     Decision,
     Failure,
     Measurement,
@@ -27,8 +27,7 @@ from tests import artifacts
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    prepared: Prepared
-    made: CompiledModel
+    ready: Ready
     data: Inputs
     right: np.ndarray
     folder: Path
@@ -36,11 +35,11 @@ class Stage:
     def judged(self, outputs: np.ndarray) -> tuple[Value, Failure | None]:
         np.save(self.folder / "outputs.npy", outputs)
         seen = Measurement("a", Source.EMULATED, outputs=self.folder / "outputs.npy")
-        return emulated_check.judged(self.prepared, self.made, seen, self.data)
+        return emulated_check.judged(self.ready, seen, self.data)
 
     def lost(self, why: str) -> tuple[Value, Failure | None]:
         seen = Measurement("a", Source.EMULATED, failures={"outputs": Failure("measure", why)})
-        return emulated_check.judged(self.prepared, self.made, seen, self.data)
+        return emulated_check.judged(self.ready, seen, self.data)
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def stage(tmp_path: Path) -> Stage:
     made = artifacts.compiled(model, candidate, tmp_path / "made")
     right = parity.answers(model, np.load(x))
     data = Inputs(x, x, len(right), "top1")
-    return Stage(Prepared(candidate, model, made), made, data, right, tmp_path)
+    return Stage(Ready(candidate, model, made), data, right, tmp_path)
 
 
 def test_an_artifact_that_agrees_has_a_number_and_where_it_comes_from(stage: Stage) -> None:

@@ -190,7 +190,7 @@ def test_a_weaker_source_is_labelled_in_its_cell_and_left_off_the_axis() -> None
     assert cells["channel 25 % l2 local · onnxruntime"].endswith(" proxy")
     drawn = plane.trade_off(study, "energy")
     assert [p.result for p in drawn.points] == [rows[0]]
-    assert any("proxy, not measured" in line for line in drawn.absent)
+    assert any("proxy, not measured" in line for line in drawn.left_out)
 
 
 @given(st.floats(1e-9, 1e9))
@@ -443,7 +443,7 @@ def test_values_of_a_failed_candidate_are_not_drawn() -> None:
     rows[2] = dataclasses.replace(rows[2], failure=DEAD)
     drawn = plane.trade_off(judged(rows), "latency_p50")
     assert rows[2] not in [p.result for p in drawn.points]
-    assert any(DEAD.message in line for line in drawn.absent)
+    assert any(DEAD.message in line for line in drawn.left_out)
     assert look.known(rows[2], "top1") is None
     assert isinstance(rows[2].values["top1"], Value)
 

@@ -7,6 +7,7 @@ from hwbench import store
 from hwbench.errors import StageError, UserError
 from hwbench.records import (
     Candidate,
+    CompiledModel,
     CompressionSpec,
     ExportSpec,
     Failure,
@@ -15,7 +16,9 @@ from hwbench.records import (
     TrainSpec,
     WorkloadSpec,
 )
-from hwbench.store import Cache
+from hwbench.store import Cache, Entry
+
+WORK = Entry("room", "key", Failure)
 
 
 def result(sparsity: float = 0.5, message: str = "") -> Result:
@@ -34,12 +37,12 @@ def test_finished_work_is_not_done_twice(tmp_path: Path) -> None:
         done.append(folder)
         return Failure("x", str(len(done)))
 
-    first = cache.make("room", "key", Failure, build)
-    assert cache.make("room", "key", Failure, build) == first
+    first = cache.make(WORK, build)
+    assert cache.make(WORK, build) == first
     assert len(done) == 1
-    assert Cache(tmp_path, "v2").find("room", "key", Failure) is None
-    cache.forget("room", "key")
-    assert cache.make("room", "key", Failure, build).message == "2"
+    assert Cache(tmp_path, "v2").find(WORK) is None
+    cache.forget(WORK)
+    assert cache.make(WORK, build).message == "2"
 
 
 def test_interrupted_work_begins_anew_unless_it_can_resume(tmp_path: Path) -> None:
@@ -57,16 +60,44 @@ def test_interrupted_work_begins_anew_unless_it_can_resume(tmp_path: Path) -> No
 
     for resume in (False, True):
         with pytest.raises(StageError):
-            cache.make("room", "key", Failure, crash)
-        cache.make("room", "key", Failure, build, resume=resume)
-        cache.forget("room", "key")
+            cache.make(WORK, crash)
+        cache.make(WORK, build, resume=resume)
+        cache.forget(WORK)
     assert seen == [[], ["half"]]
 
 
-def test_a_moved_cache_is_not_believed(tmp_path: Path) -> None:
-    Cache(tmp_path / "a", "v").make("r", "k", Failure, lambda _: Failure("x", "y"))
+def test_a_moved_cache_is_found_again_with_every_path_in_it(tmp_path: Path) -> None:
+    entry, outside = Entry("r", "k", CompiledModel), tmp_path / "outside"
+    candidate = result().candidate
+
+    def build(folder: Path) -> CompiledModel:
+        (folder / "x.so").write_text("x")
+        return CompiledModel(
+            candidate, folder, "x.so", "d", 1, "x", (1,), "float32", worker=outside
+        )
+
+    before = Cache(tmp_path / "a", "v").make(entry, build)
+    assert (
+        str(tmp_path / "a")
+        not in Cache(tmp_path / "a", "v").folder(entry).joinpath("record.json").read_text()
+    )
     (tmp_path / "a").rename(tmp_path / "b")
-    assert Cache(tmp_path / "b", "v").find("r", "k", Failure) is None
+    moved = Cache(tmp_path / "b", "v").find(entry)
+    assert moved is not None
+    assert (moved.folder / moved.entry).read_text() == "x"
+    assert moved.folder.is_relative_to(tmp_path / "b")
+    assert moved.worker == outside, "what lies elsewhere stays where it is"
+    assert Cache(tmp_path / "a", "v").find(entry) is None
+    assert before.digest == moved.digest
+
+
+def test_an_entry_with_absolute_paths_of_an_older_hwbench_is_made_anew(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, "v")
+    cache.folder(WORK).mkdir(parents=True)
+    old = {"format": 1, "home": str(cache.folder(WORK)), "record": {"stage": "x", "message": "y"}}
+    (cache.folder(WORK) / "record.json").write_text(json.dumps(old))
+    assert cache.find(WORK) is None
+    assert cache.make(WORK, lambda _: Failure("x", "new")).message == "new"
 
 
 def test_an_unfinished_run_is_gone_on_with_and_a_finished_one_is_not(tmp_path: Path) -> None:

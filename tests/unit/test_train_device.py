@@ -16,7 +16,7 @@ import yaml
 from hwbench import compress, config, cuda, files
 from hwbench.compress import device, training
 from hwbench.errors import StageError, UserError
-from hwbench.executor import process
+from hwbench.executor import jobs, process
 from hwbench.protocols import Workload
 from hwbench.records import (
     Candidate,
@@ -461,7 +461,7 @@ def test_pruners_see_the_cpu_alone_and_never_the_model_itself(toy: Workload) -> 
     assert device.of(torch.nn.Identity()) == torch.device("cpu")
 
 
-def test_a_hand_waits_for_the_gpu_and_says_that_it_lives(
+def test_a_process_waits_for_the_gpu_and_says_that_it_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "_TICK", 0.01)
@@ -484,9 +484,9 @@ def test_a_hand_waits_for_the_gpu_and_says_that_it_lives(
             if len(shares) == 3:
                 holder.kill()
 
-        with process._turn(cache, SPEC, heard):
+        with process._turn(cache, jobs.Compress(SPEC), heard):
             assert not shares  # the CPU has no queue
-        with process._turn(cache, there, heard):
+        with process._turn(cache, jobs.Compress(there), heard):
             assert shares[:3] == [0.0] * 3
 
 

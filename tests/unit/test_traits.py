@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import hwbench
 from hwbench import registry
-from hwbench.backends import named, revived
+from hwbench.backends import revived, told_apart
 from hwbench.records import (
     CRITERIA,
     SCHEDULES,
@@ -31,9 +32,11 @@ from tests import artifacts
 HOUSE = Path(hwbench.__file__).parent
 
 ASIDE = {
+    ("compress/device.py", "torch"): "the folder of a library, to tell its lines from a workload's",
     ("connections/_machine.py", "null"): "a file in /dev",
     ("instruments/kernel_peer.py", "openvino"): "a program that kernels are timed beside",
     ("kernels/memory.py", "tvm"): "a library, in the hash of what was timed",
+    ("report/prose.py", "torch"): "a library, by which models were trained",
 }
 """Where a backend's name means something else."""
 
@@ -43,9 +46,11 @@ DATA = {"requires", "host_distributions", "_DISTRIBUTIONS"}
 READERS = {
     "conditions/judge.py": "the rings of a record",
     "conditions/nvml.py": "functions of a C library",
+    "config/catalogue.py": "fields of any traits, to show them",
     "config/door.py": "what PyYAML's errors may lack",
     "config/plugins.py": "fields of pydantic models",
     "config/recipe.py": "fields of a pydantic model",
+    "executor/process.py": "a job's class, by its name",
     "records/plain.py": "fields of any record",
     "registry.py": "fields of any traits, to check their types",
     "report/page.py": "the rings of a record",
@@ -147,6 +152,20 @@ def test_traits_are_right_as_they_stand() -> None:
             assert list(family._wrong(own)) == []
 
 
+@pytest.mark.parametrize(
+    ("group", "kind", "absent"),
+    [
+        ("backends", "null", "versions, compile, compile_empty, load"),
+        ("workloads", "toy", "model, data, score"),
+    ],
+)
+def test_a_method_that_is_missing_is_named(group: str, kind: str, absent: str) -> None:
+    plugin = FAMILIES[group].plugin(kind)
+    own = {"TRAITS": plugin.traits, "Options": plugin.options, "PLUGIN": type("Empty", (), {})}
+    ((what, _),) = FAMILIES[group]._wrong(own)
+    assert {*absent.split(", ")} <= {*what.removeprefix("lacks ").split(", ")}
+
+
 def test_criteria_and_schedules_are_described() -> None:
     for kind in PRUNERS.kinds():
         traits = PRUNERS.traits(kind)
@@ -190,24 +209,28 @@ def _options(kind: str) -> st.SearchStrategy[dict[str, Any]]:
 def test_two_candidates_that_differ_never_share_a_label(kind: str, data: st.DataObject) -> None:
     fields = dataclasses.fields(BACKENDS.plugin(kind).options)
     offered = {f.name: f.default for f in fields} | data.draw(_options(kind))
-    one, other = (
-        named(PluginSpec(kind, {**offered, **data.draw(_options(kind))}), offered) for _ in "ab"
-    )
-    assert (one.options == other.options) == (one.label == other.label)
+    specs = [PluginSpec(kind, {**offered, **data.draw(_options(kind))}) for _ in "abc"]
+    named_ = told_apart(specs, {kind: offered})
+    for one, other in itertools.combinations(named_, 2):
+        assert (one.options == other.options) == (one.label == other.label)
 
 
 def test_what_names_a_candidate() -> None:
-    def label(kind: str, offered: Mapping[str, Any], **written: Any) -> str:
-        return named(PluginSpec(kind, {**offered, **written}), offered).label
+    def labels(kind: str, offered: Mapping[str, Any], *written: Mapping[str, Any]) -> list[str]:
+        specs = [PluginSpec(kind, {**offered, **options}) for options in written]
+        return [spec.label for spec in told_apart(specs, {kind: offered})]
 
     gpu = {"device": "cuda", "precision": "fp32", "mode": "eager"}
-    assert label("torch", gpu) == "torch"
-    assert label("torch", gpu, mode="graph", precision="bf16") == "torch bf16 graph"
+    short = {"mode": "graph", "precision": "bf16"}
+    assert labels("torch", gpu, {}, short) == ["torch", "torch bf16 graph"]
+    assert labels("onnxruntime", {"provider": "cuda"}, {}) == ["onnxruntime cuda"]
     board = {"mcpu": "cortex-a72"}
-    assert label("tvm", board) == "tvm"
-    assert label("tvm", board, tuning={"minutes": 5}) == "tvm tuning.minutes=5"
-    assert label("tvm", board, schedule=False) == "tvm schedule=false"
-    assert label("onnxruntime", {"provider": "cuda"}) == "onnxruntime cuda"
+    tuned = {"tuning": {"minutes": 5}}
+    assert labels("tvm", board, {}, tuned) == ["tvm", "tvm tuning.minutes=5"]
+    # Alone it needs no more words: its series goes on under the name that it had.
+    assert labels("tvm", board, tuned) == ["tvm"]
+    both = ({"schedule": False}, {"schedule": False, **tuned})
+    assert labels("tvm", board, *both) == ["tvm", "tvm tuning.minutes=5"]
 
 
 def test_a_name_decides_nothing() -> None:

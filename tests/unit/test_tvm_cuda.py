@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from hwbench.errors import StageError
+from hwbench.pipeline import keys
 from hwbench.records import Gpu
 from hwbench.registry import BACKENDS
-from hwbench.store import compile_key
 from tests import artifacts
 
 H200 = dataclasses.replace(artifacts.TARGET, gpu=Gpu("any", "H200", "9.0"))
@@ -65,8 +65,8 @@ def test_which_gpu_must_be_known(target: Any, tmp_path: Path) -> None:
 def test_artifacts_of_another_gpu_are_others(tmp_path: Path) -> None:
     model, candidate = artifacts.identity(tmp_path / "m.onnx"), artifacts.candidate("tvm", GPU)
     other = dataclasses.replace(H200, gpu=Gpu("any", "A100", "8.0"))
-    keys = {compile_key(candidate, t, model) for t in (H200, other, artifacts.TARGET)}
-    assert len(keys) == 3
+    made = {keys.artifact(candidate, t, model) for t in (H200, other, artifacts.TARGET)}
+    assert len(made) == 3
 
 
 def test_without_nvcc_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import hwbench
 from hwbench import measure, studies
 from hwbench.errors import TargetError, UserError
-from hwbench.pipeline.context import Place, Show, open_cache, versions
+from hwbench.pipeline.keys import versions
 from hwbench.pipeline.prepare import found as find_prepared
+from hwbench.pipeline.session import Progress, Workspace, open_cache
 from hwbench.records import Pin, Recipe, TargetProfile, digest, to_json
 from hwbench.studies.nightly import history, pinned_models
 
@@ -23,7 +24,12 @@ def homes(reports: Path, target: str, recipe: str) -> tuple[Path, Path]:
 
 
 def set_baseline(
-    recipe: Recipe, target: TargetProfile, place: Place, why: str, who: str, show: Show
+    recipe: Recipe,
+    target: TargetProfile,
+    workspace: Workspace,
+    why: str,
+    who: str,
+    progress: Progress,
 ) -> Pin:
     """Bench a recipe on a target (in seconds if nothing changed) and pin all that it made.
 
@@ -31,7 +37,7 @@ def set_baseline(
     baseline must not be one of those.
     """
     measure.probe(target)  # a bench of a device that is not there may predict; a baseline may not
-    outcome = studies.bench(recipe, target, place, show)
+    outcome = studies.bench(recipe, target, workspace, progress)
     study = outcome.study
     if not outcome.trusted or study.conditions is None:
         raise TargetError(
@@ -39,10 +45,10 @@ def set_baseline(
             where=target.name,
             mend=f"hwbench doctor {target.name}; the same command measures again",
         )
-    cache = open_cache(place)
-    made = (find_prepared(cache, r.candidate, target) for r in study.results)
-    ready = [p for p in made if p is not None]
-    root, home = homes(place.reports, target.name, recipe.name)
+    cache = open_cache(workspace)
+    prepared = (find_prepared(cache, r.candidate, target) for r in study.results)
+    ready = [p for p in prepared if p is not None]
+    root, home = homes(workspace.reports, target.name, recipe.name)
     artifacts = pinned_models.keep(
         home, ready, recipe, commit(), versions(), study.conditions, study.results
     )
@@ -83,7 +89,7 @@ def _pin(
 ) -> Pin:
     if not why.strip():
         raise UserError("a baseline needs a reason", where="--why", expected="a sentence")
-    kept = pinned_models.load(home, artifacts)
+    pinned_set = pinned_models.load(home, artifacts)
     pins = history.load_pins(root, target, recipe)
     if pins and pins[-1].artifacts == artifacts:
         raise UserError(
@@ -91,7 +97,7 @@ def _pin(
             where=f"{recipe} on {target}",
             expected="something that has changed since",
         )
-    pinned = Pin(
+    pin_record = Pin(
         recipe=recipe,
         target=target,
         number=(pins[-1].number if pins else 0) + 1,
@@ -99,13 +105,13 @@ def _pin(
         at=now(),
         who=who or _who(),
         why=why.strip(),
-        commit=kept.commit,
-        versions=kept.versions,
-        recipe_digest=recipe_digest(kept.recipe),
-        fingerprint=kept.conditions.fingerprint,
+        commit=pinned_set.commit,
+        versions=pinned_set.versions,
+        recipe_digest=recipe_digest(pinned_set.recipe),
+        fingerprint=pinned_set.conditions.fingerprint,
     )
-    history.pin(root, pinned)
-    return pinned
+    history.pin(root, pin_record)
+    return pin_record
 
 
 def recipe_digest(recipe: Recipe | Mapping[str, object]) -> str:
@@ -146,9 +152,9 @@ def _who() -> str:
 def pinned(reports: Path) -> Sequence[Pin]:
     """Return the current pin of every recipe and target that has one."""
     root = reports / "history"
-    found: dict[tuple[str, str], Pin] = {}
+    pins: dict[tuple[str, str], Pin] = {}
     for path in sorted(root.glob("*/pins/*.json")):
         target = path.parent.parent.name
         recipe = path.name.rsplit("-", 2)[0]
-        found[target, recipe] = current(reports, target, recipe)
-    return list(found.values())
+        pins[target, recipe] = current(reports, target, recipe)
+    return list(pins.values())

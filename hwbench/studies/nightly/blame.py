@@ -8,13 +8,12 @@ from typing import Any
 
 from hwbench.conditions import differences
 from hwbench.errors import StageError, TargetError
-from hwbench.pipeline.judge import split
 from hwbench.records import Change, Conditions, Reading, Recipe, Status, digest, to_json
 from hwbench.regress import judge
 from hwbench.studies.nightly import sessions
-from hwbench.studies.nightly.pinned_models import Held, Model
-from hwbench.studies.nightly.sessions import Duel
-from hwbench.studies.nightly.watch import Watch
+from hwbench.studies.nightly.entry_run import EntryRun
+from hwbench.studies.nightly.pinned_models import Model, PinnedArtifacts
+from hwbench.studies.nightly.sessions import ArtifactPair
 
 _MOST = 4
 """Candidates that the blame is looked for; more would take a third of the night."""
@@ -25,76 +24,80 @@ _THIRD = 2_000_000
 
 def rings(conditions: Conditions) -> Mapping[str, Any]:
     """Return the three rings of circumstances as plain data."""
-    found: Mapping[str, Any] = to_json(conditions)
-    return found
+    plain: Mapping[str, Any] = to_json(conditions)
+    return plain
 
 
 def changed(
-    kept: Held, recipe: Recipe, now: Conditions, commit: str, versions: Mapping[str, str]
+    pinned: PinnedArtifacts,
+    recipe: Recipe,
+    now: Conditions,
+    commit: str,
+    versions: Mapping[str, str],
 ) -> tuple[str, ...]:
     """Return in words what is different now: commit, recipe, versions, device, its state."""
-    found = []
-    if kept.commit != commit:
-        found.append(f"commit: {kept.commit or 'unknown'} became {commit or 'unknown'}")
+    sentences = []
+    if pinned.commit != commit:
+        sentences.append(f"commit: {pinned.commit or 'unknown'} became {commit or 'unknown'}")
     before, after = (
         _flat({k: v for k, v in data.items() if k not in _NOT_OF_THE_RECIPE})
-        for data in (kept.recipe, to_json(recipe))
+        for data in (pinned.recipe, to_json(recipe))
     )
-    found += _moved("recipe", before, after)
-    found += _moved("version of", kept.versions, versions)
-    found += [f"device, {words}" for words in differences(kept.conditions, now)]
-    state = [{k: c.state.get(k) for k in _STATE} for c in (kept.conditions, now)]
-    found += _moved("device state,", *state)
-    return tuple(found)
+    sentences += _moved("recipe", before, after)
+    sentences += _moved("version of", pinned.versions, versions)
+    sentences += [f"device, {words}" for words in differences(pinned.conditions, now)]
+    state = [{k: c.state.get(k) for k in _STATE} for c in (pinned.conditions, now)]
+    sentences += _moved("device state,", *state)
+    return tuple(sentences)
 
 
-def hints(view: Watch, alarms: Sequence[Reading]) -> tuple[str, ...]:
+def hints(run: EntryRun, alarms: Sequence[Reading]) -> tuple[str, ...]:
     """Return which half is to blame for each alarm: the artifact, or the stack that runs it.
 
     The pinned artifact is measured on tonight's stack and tonight's on the pinned one, both
     beside the pinned on the pinned, in a session of their own.
     """
-    wanted = [r for r in alarms if r.metric != "compile_time" and r.status is Status.WORSE]
-    labels = list(dict.fromkeys(r.candidate for r in wanted))[:_MOST]
-    duels = {d.label: d for d in view.duels if d.label in labels}
-    if not duels:
+    worse = [r for r in alarms if r.metric != "compile_time" and r.status is Status.WORSE]
+    labels = list(dict.fromkeys(r.candidate for r in worse))[:_MOST]
+    pairs = {d.label: d for d in run.pairs if d.label in labels}
+    if not pairs:
         return ()
-    crossed = [c for d in duels.values() for c in (_old_on_new(d), _new_on_old(d, view.kept))]
-    context = view.context
+    crossed = [c for d in pairs.values() for c in (_old_on_new(d), _new_on_old(d, run.pinned))]
+    context = run.context
     try:
-        sitting = view.session(crossed, "blame", view.seed + _THIRD)
-        seen = sessions.changes(context, sitting, crossed, split(context, "validation"))
+        session = run.measure(crossed, "blame", run.seed + _THIRD)
+        compared = sessions.changes(context, session, crossed, context.split("validation"))
     except (StageError, TargetError) as error:
-        return (f"who is to blame could not be measured: {error.what}",)
-    said = []
-    for reading in wanted:
-        if reading.candidate not in duels:
+        return (f"what is to blame could not be measured: {error.what}",)
+    sentences = []
+    for reading in worse:
+        if reading.candidate not in pairs:
             continue
         stack, artifact = (
-            seen.changes.get((f"{reading.candidate}, {side}", reading.metric), Change())
+            compared.changes.get((f"{reading.candidate}, {side}", reading.metric), Change())
             for side in ("stack", "artifact")
         )
         bad = [
-            judge(reading.metric, c, view.floor(reading.metric)) in (Status.WORSE, Status.LOST)
+            judge(reading.metric, c, run.floor(reading.metric)) in (Status.WORSE, Status.LOST)
             for c in (stack, artifact)
         ]
-        words = f"{_blame(*bad)} ({_seen(stack, artifact)})"
-        said.append(f"{reading.candidate}, {reading.metric}: {words}")
-    return tuple(said)
+        words = f"{_blame(*bad)} ({_ratios(stack, artifact)})"
+        sentences.append(f"{reading.candidate}, {reading.metric}: {words}")
+    return tuple(sentences)
 
 
-def _old_on_new(duel: Duel) -> Duel:
-    old = duel.pinned.compiled
+def _old_on_new(pair: ArtifactPair) -> ArtifactPair:
+    old = pair.pinned.compiled
     name = digest({"on today's stack": old.digest})
     compiled = dataclasses.replace(old, worker=None, digest=name)
-    return Duel(f"{duel.label}, stack", duel.pinned, Model(compiled, duel.pinned.onnx))
+    return ArtifactPair(f"{pair.label}, stack", pair.pinned, Model(compiled, pair.pinned.onnx))
 
 
-def _new_on_old(duel: Duel, kept: Held) -> Duel:
-    new = duel.tonight.compiled
+def _new_on_old(pair: ArtifactPair, pinned: PinnedArtifacts) -> ArtifactPair:
+    new = pair.tonight.compiled
     name = digest({"on the pinned stack": new.digest})
-    compiled = dataclasses.replace(new, worker=kept.worker, digest=name)
-    return Duel(f"{duel.label}, artifact", duel.pinned, Model(compiled, duel.tonight.onnx))
+    compiled = dataclasses.replace(new, worker=pinned.worker, digest=name)
+    return ArtifactPair(f"{pair.label}, artifact", pair.pinned, Model(compiled, pair.tonight.onnx))
 
 
 def _blame(stack: bool, artifact: bool) -> str:
@@ -107,7 +110,7 @@ def _blame(stack: bool, artifact: bool) -> str:
     return "neither alone: only tonight's artifact on tonight's stack shows it"
 
 
-def _seen(stack: Change, artifact: Change) -> str:
+def _ratios(stack: Change, artifact: Change) -> str:
     words = []
     for name, change in (("old on new", stack), ("new on old", artifact)):
         ratio = "n/a" if change.ratio is None else f"{change.ratio - 1:+.1%}"
@@ -135,7 +138,7 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
         ]
     else:
         return {prefix: data}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in items:
-        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

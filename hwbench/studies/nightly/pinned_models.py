@@ -20,11 +20,13 @@ from typing import Any
 from hwbench import files
 from hwbench.backends import revived
 from hwbench.errors import UserError
-from hwbench.executor.jobs import Prepared
 from hwbench.measure import worker_zip
+from hwbench.pipeline.prepare import Ready
 from hwbench.records import (
     CompiledModel,
     Conditions,
+    Counts,
+    OnnxFile,
     OnnxModel,
     Recipe,
     Result,
@@ -51,8 +53,8 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A kept set: its hash, what made it, and the results it had when it was made."""
+class PinnedArtifacts:
+    """A pinned set: its hash, what made it, and the results it had when it was made."""
 
     artifacts: str
     folder: Path
@@ -75,7 +77,7 @@ class Held:
 
 def keep(
     home: Path,
-    ready: Sequence[Prepared],
+    ready: Sequence[Ready],
     recipe: Recipe,
     commit: str,
     versions: Mapping[str, str],
@@ -89,7 +91,7 @@ def keep(
     files.write(home / ".here", "")
     with tempfile.TemporaryDirectory(dir=home, prefix=".new-") as name, files.said(home):
         folder = Path(name)
-        models = [_copied(p, folder) for p in ready if p.compiled is not None and p.model]
+        models = [_copied(p, folder) for p in ready]
         with zipfile.ZipFile(worker_zip(folder / "worker.zip")) as archive:
             archive.extractall(folder / "worker")
         (folder / "worker.zip").unlink()
@@ -103,16 +105,16 @@ def keep(
             "files": _hashes(folder),
         }
         decides = {k: data[k] for k in ("models", "recipe", "commit", "versions", "files")}
-        found = digest(decides)
-        if (home / found / "held.json").exists():
-            return found
+        artifacts = digest(decides)
+        if (home / artifacts / "held.json").exists():
+            return artifacts
         files.write(folder / "held.json", json.dumps({"format": FORMAT, **data}, indent=1))
-        shutil.rmtree(home / found, ignore_errors=True)
-        shutil.copytree(folder, home / found)
-    return found
+        shutil.rmtree(home / artifacts, ignore_errors=True)
+        shutil.copytree(folder, home / artifacts)
+    return artifacts
 
 
-def load(home: Path, artifacts: str) -> Held:
+def load(home: Path, artifacts: str) -> PinnedArtifacts:
     """Return a kept set, every file of it checked against its hash.
 
     Raises `UserError` when it is not there, or not what was kept.
@@ -131,10 +133,10 @@ def load(home: Path, artifacts: str) -> Held:
     if digest(decides) != artifacts or _hashes(folder) != data["files"]:
         what = "is not what was pinned: its files have changed"
         raise UserError(what, where=str(folder), mend=mend)
-    return Held(
+    return PinnedArtifacts(
         artifacts,
         folder,
-        tuple(_revived(revived(m), folder, artifacts) for m in data["models"]),
+        tuple(_restored(revived(m), folder, artifacts) for m in data["models"]),
         data["recipe"],
         data["commit"],
         data["versions"],
@@ -151,10 +153,8 @@ def prune(home: Path, pinned: frozenset[str], newest: int = 3) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _copied(prepared: Prepared, folder: Path) -> dict[str, Any]:
-    assert prepared.compiled is not None
-    assert prepared.model is not None
-    compiled, onnx = prepared.compiled, prepared.model
+def _copied(ready: Ready, folder: Path) -> dict[str, Any]:
+    compiled, onnx = ready.compiled, ready.model
     place = Path("artifacts") / compiled.digest
     ignored = shutil.ignore_patterns("record.json")
     shutil.copytree(compiled.folder, folder / place, ignore=ignored, dirs_exist_ok=True)
@@ -163,13 +163,13 @@ def _copied(prepared: Prepared, folder: Path) -> dict[str, Any]:
     shutil.copyfile(onnx.path, folder / model)
     return {
         "compiled": to_json(dataclasses.replace(compiled, folder=place)),
-        "onnx": to_json(dataclasses.replace(onnx, path=model)),
+        "onnx": to_json(_at(onnx, model)),
     }
 
 
-def _revived(data: Mapping[str, Any], folder: Path, artifacts: str) -> Model:
+def _restored(data: Mapping[str, Any], folder: Path, artifacts: str) -> Model:
     compiled = from_json(CompiledModel, data["compiled"])
-    onnx = from_json(OnnxModel, data["onnx"])
+    onnx = from_json(OnnxModel, _upgraded(data["onnx"]))
     return Model(
         dataclasses.replace(
             compiled,
@@ -178,10 +178,23 @@ def _revived(data: Mapping[str, Any], folder: Path, artifacts: str) -> Model:
             digest=digest({"pinned": artifacts, "artifact": compiled.digest}),
             worker=folder / "worker",
         ),
-        dataclasses.replace(onnx, path=folder / onnx.path),
+        _at(onnx, folder / onnx.path),
     )
 
 
+def _at(model: OnnxModel, path: Path) -> OnnxModel:
+    return dataclasses.replace(model, file=dataclasses.replace(model.file, path=path))
+
+
+def _upgraded(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the record of an ONNX file in today's form; format 1 had all of it in one."""
+    if "file" in data:
+        return data
+    file = {f.name: data[f.name] for f in dataclasses.fields(OnnxFile)}
+    counts = {f.name: data[f.name] for f in dataclasses.fields(Counts)}
+    return {"spec": data["spec"], "file": file, "counts": counts, "parity": data["parity"]}
+
+
 def _hashes(folder: Path) -> dict[str, str]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "held.json")
-    return {str(p.relative_to(folder)): file_digest(p) for p in found}
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "held.json")
+    return {str(p.relative_to(folder)): file_digest(p) for p in paths}

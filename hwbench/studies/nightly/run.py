@@ -1,4 +1,4 @@
-"""A whole night: every pair of the plan, the history, the report. What was done is never lost."""
+"""A whole night: every entry of the plan, the history, the report. What was done is never lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hwbench import files, store
 from hwbench.errors import Exit, HwbenchError, TargetError, UserError
-from hwbench.pipeline.context import Place, Show, stamp
+from hwbench.pipeline.keys import toolchain
+from hwbench.pipeline.session import Progress, Workspace
 from hwbench.records import (
     Night,
     NightlyPlan,
@@ -24,7 +25,7 @@ from hwbench.records import (
 )
 from hwbench.report import night as night_report
 from hwbench.studies.nightly import baseline, history
-from hwbench.studies.nightly.entry import watch
+from hwbench.studies.nightly.entry import run_entry
 from hwbench.studies.nightly.history import History
 from hwbench.studies.nightly.trends import shadow_rate, trends
 
@@ -54,41 +55,43 @@ def run(
     plan: NightlyPlan,
     recipes: Sequence[Recipe],
     targets: Sequence[TargetProfile],
-    place: Place,
-    show: Show,
+    workspace: Workspace,
+    progress: Progress,
 ) -> Outcome:
     """Hold every recipe on every target against its baseline; write history and report.
 
     Interrupted, the same command goes on the same day; a later night first puts what the
-    interrupted one had finished into the history. A pair that cannot be measured costs nobody
-    else.
+    interrupted one had finished into the history. An entry that cannot be measured costs no
+    other.
     """
-    root = place.reports / "history"
+    root = workspace.reports / "history"
     started, commit = baseline.now(), baseline.commit()
-    config = {"plan": to_json(plan), "commit": commit, "stamp": stamp(), "day": started[:10]}
-    with store.open_run(place.reports, "nightly", plan.name, config) as opened:
+    config = {"plan": to_json(plan), "commit": commit, "stamp": toolchain(), "day": started[:10]}
+    with store.open_run(workspace.reports, "nightly", plan.name, config) as opened:
         saved = _salvaged(opened.folder.parent, opened.folder, root)
         past = history.load(root)
         head = _head(opened.folder, root, plan, started, commit, past)
         head = dataclasses.replace(head, events=(*head.events, *saved))
-        pairs = []
+        entries = []
         for target in targets:
             for recipe in recipes:
                 home = opened.folder / target.name / recipe.name
-                pairs.append(_pair(recipe, target, plan, place, home, past, head.number, show))
-        night = dataclasses.replace(head, pairs=tuple(pairs))
-        show("report", 0.0, "")
+                entries.append(
+                    _entry(recipe, target, plan, workspace, home, past, head.number, progress)
+                )
+        night = dataclasses.replace(head, pairs=tuple(entries))
+        progress("report", 0.0, "")
         _write_history(root, night)
         written = render(night, history.load(root), opened.folder)
         _finished(night, opened.folder)
-        show("report", 1.0, str(opened.folder))
+        progress("report", 1.0, str(opened.folder))
         return Outcome(night, opened.folder, written, past.problems, opened.resumed)
 
 
-def render(night: Night, found: History, folder: Path) -> tuple[Path, ...]:
+def render(night: Night, past: History, folder: Path) -> tuple[Path, ...]:
     """Write a night's report from its record and the history; return its files."""
-    drawn, rate = trends(night, found), shadow_rate(found)
-    return night_report.write(night, drawn, rate, found.problems, folder)
+    drawn, rate = trends(night, past), shadow_rate(past)
+    return night_report.write(night, drawn, rate, past.problems, folder)
 
 
 def _finished(night: Night, folder: Path) -> None:
@@ -107,34 +110,36 @@ def _finished(night: Night, folder: Path) -> None:
     _point_latest(folder)
 
 
-def _pair(
+def _entry(
     recipe: Recipe,
     target: TargetProfile,
     plan: NightlyPlan,
-    place: Place,
+    workspace: Workspace,
     home: Path,
     past: History,
     number: int,
-    show: Show,
+    progress: Progress,
 ) -> Pair:
-    """Return a pair: as it was left by an interrupted run, or measured now."""
+    """Return an entry: as it was left by an interrupted run, or measured now."""
     done = home / "pair.json"
     if done.exists():
         return from_json(Pair, json.loads(done.read_text(encoding="utf-8")))
     files.write(home / ".here", "")
     try:
-        pair = watch(recipe, target, plan, place, home, past, number, show)
+        entry = run_entry(recipe, target, plan, workspace, home, past, number, progress)
     except (TargetError, UserError) as error:
-        pair = _unmeasured(recipe, target, error, place)
-    files.write(done, json.dumps(to_json(pair)))
-    return pair
+        entry = _unmeasured(recipe, target, error, workspace)
+    files.write(done, json.dumps(to_json(entry)))
+    return entry
 
 
-def _unmeasured(recipe: Recipe, target: TargetProfile, error: HwbenchError, place: Place) -> Pair:
+def _unmeasured(
+    recipe: Recipe, target: TargetProfile, error: HwbenchError, workspace: Workspace
+) -> Pair:
     where = f"{error.where}: " if error.where not in ("", target.name) else ""
     pin = None
     with contextlib.suppress(UserError):
-        pin = baseline.current(place.reports, target.name, recipe.name)
+        pin = baseline.current(workspace.reports, target.name, recipe.name)
     return Pair(
         recipe.name,
         target.name,
@@ -175,24 +180,26 @@ def _head(
 
 def _salvaged(home: Path, current: Path, root: Path) -> tuple[str, ...]:
     """Put what interrupted nights had finished into the history; return that in words."""
-    said = []
+    sentences = []
     for folder in sorted(home.iterdir()):
         if folder == current or folder.is_symlink() or not (folder / _HEAD).exists():
             continue
         if (folder / _DONE).exists():
             continue
         head = from_json(Night, json.loads((folder / _HEAD).read_text(encoding="utf-8")))
-        pairs = [
+        entries = [
             from_json(Pair, json.loads(p.read_text(encoding="utf-8")))
             for p in sorted(folder.glob("*/*/pair.json"))
         ]
         event = "this night was interrupted: what it had finished is kept"
-        night = dataclasses.replace(head, pairs=tuple(pairs), events=(*head.events, event))
+        night = dataclasses.replace(head, pairs=tuple(entries), events=(*head.events, event))
         _write_history(root, night)
         render(night, history.load(root), folder)
         _finished(night, folder)
-        said.append(f"night {head.number} was interrupted after {len(pairs)} pairs; they are kept")
-    return tuple(said)
+        sentences.append(
+            f"night {head.number} was interrupted after {len(entries)} pairs; they are kept"
+        )
+    return tuple(sentences)
 
 
 def _write_history(root: Path, night: Night) -> None:

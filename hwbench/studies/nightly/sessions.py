@@ -11,17 +11,15 @@ from hwbench import measure, stats
 from hwbench.errors import StageError
 from hwbench.executor.jobs import Inputs
 from hwbench.measure.values import once
-from hwbench.pipeline.context import Context
-from hwbench.pipeline.judge import accuracy, ask_score
+from hwbench.pipeline import scoring
+from hwbench.pipeline.session import Context
 from hwbench.records import (
     METRICS,
     Change,
     Measurement,
     Process,
     Sitting,
-    Source,
     Value,
-    missing,
 )
 from hwbench.regress import paired_chance
 from hwbench.studies.nightly.pinned_models import Model
@@ -37,7 +35,7 @@ Key = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Duel:
+class ArtifactPair:
     """Two artifacts of one session, the pinned one and another."""
 
     label: str
@@ -46,7 +44,7 @@ class Duel:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
+class SessionChanges:
     """What a session shows: changes by label and metric, the source of each, why some lack."""
 
     changes: Mapping[Key, Change]
@@ -54,47 +52,48 @@ class Seen:
     reasons: Mapping[Key, str]
 
 
-def changes(context: Context, sitting: Sitting, duels: Sequence[Duel], data: Inputs) -> Seen:
-    """Return the changes of every duel in a session (all but the compile time)."""
-    measured = {m.artifact: m for m in sitting.measurements}
-    found: dict[Key, Change] = {}
+def changes(
+    context: Context, session: Sitting, pairs: Sequence[ArtifactPair], data: Inputs
+) -> SessionChanges:
+    """Return the changes of every pair in a session (all but the compile time)."""
+    changes: dict[Key, Change] = {}
     sources: dict[Key, str] = {}
     reasons: dict[Key, str] = {}
-    spreads = {name: _spread(sitting, view) for name, view in _VIEWS.items()}
-    for duel in duels:
-        sides = (duel.pinned, duel.tonight)
-        theirs, ours = (measured[m.compiled.digest] for m in sides)
+    spreads = {name: _spread(session, view) for name, view in _VIEWS.items()}
+    for pair in pairs:
+        sides = (pair.pinned, pair.tonight)
+        pinned, tonight = (session.of(m.compiled.digest) for m in sides)
         before, now = (
-            {**measure.values(measured[m.compiled.digest], sitting, m.compiled, context.target)}
+            {**measure.values(session.of(m.compiled.digest), session, m.compiled, context.target)}
             for m in sides
         )
-        score = _scores(context, sides, (theirs, ours), data)
+        score = _scores(context, sides, (pinned, tonight), data)
         for metric in (*_VIEWS, *_EXACT):
             view = _VIEWS.get(metric)
             if metric == "energy" and before[metric].tier != "proxy":
                 view = None  # a meter's joules are more than its CPU seconds
-            ratio = _ratio(ours, theirs, view, spreads.get(metric)) if view else None
-            key = duel.label, metric
-            found[key] = _change(before[metric], now[metric], ratio)
+            ratio = _ratio(tonight, pinned, view, spreads.get(metric)) if view else None
+            key = pair.label, metric
+            changes[key] = _change(before[metric], now[metric], ratio)
             sources[key] = _source(now[metric], before[metric])
             reasons[key] = now[metric].reason or before[metric].reason
-        key = duel.label, data.metric
-        found[key] = dataclasses.replace(
-            _change(*score, None), chance=_chance(theirs, ours, data, score)
+        key = pair.label, data.metric
+        changes[key] = dataclasses.replace(
+            _change(*score, None), chance=_chance(pinned, tonight, data, score)
         )
         sources[key] = _source(score[1], score[0])
         reasons[key] = score[1].reason or score[0].reason
-    return Seen(found, sources, reasons)
+    return SessionChanges(changes, sources, reasons)
 
 
-def shadow(sitting: Sitting) -> Change:
+def shadow(session: Sitting) -> Change:
     """Return what the pinned dense model's own copy is off by: the session's error."""
-    spread = _spread(sitting, _VIEWS["latency_p50"])
+    spread = _spread(session, _VIEWS["latency_p50"])
     try:
-        found = stats.ratio(sitting.shadow.latency, sitting.reference.latency, DECIDE, spread)
+        interval = stats.ratio(session.shadow.latency, session.reference.latency, DECIDE, spread)
     except StageError:
         return Change()
-    return _change_of(None, None, found)
+    return _change_of(None, None, interval)
 
 
 # --------------------------------------------------------------------------------------------
@@ -115,19 +114,19 @@ _VIEWS: Mapping[str, View] = {"latency_p50": lambda p: p, "load_time": _load, "e
 """Metrics that have one figure a process or more, and where it lies."""
 
 
-def _spread(sitting: Sitting, view: View) -> stats.Spread | None:
-    own = sitting.reference.artifact
-    others = [m.latency for m in sitting.measurements if m.artifact != own and m.latency]
-    seen = [[view(p) for p in processes] for processes in (*others, sitting.shadow.latency)]
-    return stats.pooled_spread(seen, [view(p) for p in sitting.reference.latency])
+def _spread(session: Sitting, view: View) -> stats.Spread | None:
+    reference = session.reference.artifact
+    others = [m.latency for m in session.measurements if m.artifact != reference and m.latency]
+    processes = [[view(p) for p in measured] for measured in (*others, session.shadow.latency)]
+    return stats.pooled_spread(processes, [view(p) for p in session.reference.latency])
 
 
 def _ratio(
-    ours: Measurement, theirs: Measurement, view: View, spread: stats.Spread | None
+    tonight: Measurement, pinned: Measurement, view: View, spread: stats.Spread | None
 ) -> stats.Interval | None:
-    mine, other = ([view(p) for p in m.latency] for m in (ours, theirs))
+    numerator, denominator = ([view(p) for p in m.latency] for m in (tonight, pinned))
     try:
-        return stats.ratio(mine, other, DECIDE, spread)
+        return stats.ratio(numerator, denominator, DECIDE, spread)
     except StageError:  # failed, or never in one round together
         return None
 
@@ -158,20 +157,15 @@ def _scores(
     measured: Sequence[Measurement],
     data: Inputs,
 ) -> tuple[Value, Value]:
-    found = []
+    scores = []
     for model, measurement in zip(models, measured, strict=True):
-        wait = ask_score(context, model.onnx, measurement.outputs, data)
-        if wait is None:
-            failure = measurement.failures.get("outputs")
-            why = failure.message if failure else "it answered nothing"
-            found.append(missing(data.metric, Source.MEASURED, why))
-        else:
-            found.append(accuracy(wait, data, measurement.source)[0])
-    return found[0], found[1]
+        future = scoring.asked(context.line, context.recipe.workload, model.onnx, measurement, data)
+        scores.append(scoring.score(future, measurement, data, measurement.source)[0])
+    return scores[0], scores[1]
 
 
 def _chance(
-    theirs: Measurement, ours: Measurement, data: Inputs, score: tuple[Value, Value]
+    pinned: Measurement, tonight: Measurement, data: Inputs, score: tuple[Value, Value]
 ) -> float | None:
     """Return how probable the difference of accuracy is by chance, from the same samples.
 
@@ -183,7 +177,7 @@ def _chance(
         return None
     labels = np.load(data.labels)
     right = []
-    for file, value in ((theirs.outputs, score[0].value), (ours.outputs, score[1].value)):
+    for file, value in ((pinned.outputs, score[0].value), (tonight.outputs, score[1].value)):
         hits = _right(file, labels)
         if hits is None or value is None or abs(float(hits.mean()) - value) > 1e-6:
             return None

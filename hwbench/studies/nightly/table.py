@@ -11,7 +11,7 @@ from hwbench.studies.nightly.sessions import DECIDE
 
 
 def methods(
-    results: Sequence[Result], decision: Decision, sitting: Sitting, recipe: Recipe
+    results: Sequence[Result], decision: Decision, session: Sitting, recipe: Recipe
 ) -> tuple[MethodTonight, ...]:
     """Return a row a pruning method: its best candidate, beside tonight's dense model."""
     dense = next((r for r in results if r.candidate.key == decision.dense), None)
@@ -22,7 +22,7 @@ def methods(
     for result in results:
         if not result.candidate.compression.is_dense:
             groups.setdefault(result.candidate.compression.method, []).append(result)
-    return tuple(_row(name, group, dense, meets, sitting, recipe) for name, group in groups.items())
+    return tuple(_row(name, group, dense, meets, session, recipe) for name, group in groups.items())
 
 
 def ship(results: Sequence[Result], decision: Decision) -> str:
@@ -36,7 +36,7 @@ def _row(
     group: Sequence[Result],
     dense: Result,
     meets: set[str],
-    sitting: Sitting,
+    session: Sitting,
     recipe: Recipe,
 ) -> MethodTonight:
     alive = [r for r in group if r.failure is None and r.number("latency_p50") is not None]
@@ -45,7 +45,7 @@ def _row(
         return MethodTonight(name, "", None, None, None, None, None, metric, False, "failed")
     good = [r for r in alive if r.candidate.key in meets]
     best = min(good or alive, key=lambda r: r.number("latency_p50") or 0.0)
-    ratio = _ratio(best, dense, sitting)
+    ratio = _ratio(best, dense, session)
     score, other = best.number(metric), dense.number(metric)
     drop = score - other if score is not None and other is not None else None
     return MethodTonight(
@@ -62,12 +62,12 @@ def _row(
     )
 
 
-def _ratio(mine: Result, dense: Result, sitting: Sitting) -> stats.Interval | None:
-    measured = {m.artifact: m.latency for m in sitting.measurements}
-    spread = stats.pooled_spread(list(measured.values()), sitting.reference.latency)
+def _ratio(best: Result, dense: Result, session: Sitting) -> stats.Interval | None:
+    measured = {m.artifact: m.latency for m in session.measurements}
+    spread = stats.pooled_spread(list(measured.values()), session.reference.latency)
     try:
         return stats.ratio(
-            measured.get(mine.artifact, ()), measured.get(dense.artifact, ()), DECIDE, spread
+            measured.get(best.artifact, ()), measured.get(dense.artifact, ()), DECIDE, spread
         )
     except StageError:
         return None

@@ -15,26 +15,26 @@ NIGHTS = 90
 _ALWAYS = "latency_p50"
 
 
-def trends(night: Night, found: History) -> tuple[Trend, ...]:
+def trends(night: Night, past: History) -> tuple[Trend, ...]:
     """Return the latency of every candidate of the night, and what else is not fine."""
-    rows = found.readings
+    rows = past.readings
     rows = rows[rows.number > night.number - NIGHTS]
     drawn: list[Trend] = []
-    for pair in night.pairs:
-        mine = rows[(rows.target == pair.target) & (rows.recipe == pair.recipe)]
-        loud = {(r.candidate, r.metric) for r in pair.readings if r.status is not Status.FINE}
-        names = {r.candidate for r in pair.readings}
-        wanted = mine[(mine.metric == _ALWAYS) | mine.metric.isin({m for _, m in loud})]
-        floors = {(r.candidate, r.metric): r.floor for r in pair.readings}
-        for key, group in wanted.groupby(["candidate", "metric"], sort=True):
+    for entry in night.pairs:
+        readings = rows[(rows.target == entry.target) & (rows.recipe == entry.recipe)]
+        loud = {(r.candidate, r.metric) for r in entry.readings if r.status is not Status.FINE}
+        names = {r.candidate for r in entry.readings}
+        shown = readings[(readings.metric == _ALWAYS) | readings.metric.isin({m for _, m in loud})]
+        floors = {(r.candidate, r.metric): r.floor for r in entry.readings}
+        for key, group in shown.groupby(["candidate", "metric"], sort=True):
             candidate, metric = str(key[0]), str(key[1])
             if candidate not in names or (metric != _ALWAYS and (candidate, metric) not in loud):
                 continue
             points = tuple(_points(group))
             drawn.append(
                 Trend(
-                    pair.target,
-                    pair.recipe,
+                    entry.target,
+                    entry.recipe,
                     candidate,
                     metric,
                     floors.get((candidate, metric), 0.01),
@@ -47,9 +47,9 @@ def trends(night: Night, found: History) -> tuple[Trend, ...]:
     return tuple(drawn)
 
 
-def shadow_rate(found: History) -> ShadowRate:
+def shadow_rate(past: History) -> ShadowRate:
     """Return how often the pinned dense model was told from its own copy, over all sessions."""
-    sessions = [s for row in found.pairs.get("shadow", ()) for s in row if s["ratio"] is not None]
+    sessions = [s for row in past.pairs.get("shadow", ()) for s in row if s["ratio"] is not None]
     off = sum((s["low"] or 0) > 1 or (s["high"] or 2) < 1 for s in sessions)
     gaps = [abs(s["ratio"] - 1) for s in sessions]
     return ShadowRate(len(sessions), off, statistics.median(gaps) if gaps else None)

@@ -67,12 +67,12 @@ class Zoo:
         """Return samples (n, the network's input), and labels (n,), int64."""
         import torch
 
-        own, entry = self.options, networks()[self.options.network]
-        shape = entry.tiny_shape if own.tiny else entry.shape
-        counts = {"train": own.train, "validation": own.validation, "test": own.test}
-        generator = torch.Generator().manual_seed(own.seed)
+        options, entry = self.options, networks()[self.options.network]
+        shape = entry.tiny_shape if options.tiny else entry.shape
+        counts = {"train": options.train, "validation": options.validation, "test": options.test}
+        generator = torch.Generator().manual_seed(options.seed)
         patterns = torch.randn((10, *shape), generator=generator)
-        generator.manual_seed(own.seed * 10 + 1 + list(counts).index(split))
+        generator.manual_seed(options.seed * 10 + 1 + list(counts).index(split))
         labels = torch.randint(10, (counts[split],), generator=generator)
         noise = torch.randn((len(labels), *shape), generator=generator)
         return patterns[labels] + 0.5 * noise, labels

@@ -7,7 +7,7 @@
 
 A file is never written again. Histories of two machines merge by copying files; nights are
 ordered by their number, because clocks are set back now and then. A line that cannot be read is
-said and left out, the rest of its file counts.
+reported and left out, the rest of its file counts.
 """
 
 from hwbench.studies.nightly.history.files import load_pins, next_number, pin, read, write

@@ -35,11 +35,11 @@ def write(root: Path, night: Night, target: str) -> Path:
         raise UserError("this night is in the history already", where=str(path))
     head = to_json(replace(night, pairs=()))
     lines: list[Mapping[str, Any]] = [{"format": FORMAT, "night": head}]
-    for pair in night.pairs:
-        if pair.target != target:
+    for entry in night.pairs:
+        if entry.target != target:
             continue
-        lines.append({"pair": to_json(replace(pair, readings=()))})
-        lines += [{"recipe": pair.recipe, "reading": to_json(r)} for r in pair.readings]
+        lines.append({"pair": to_json(replace(entry, readings=()))})
+        lines += [{"recipe": entry.recipe, "reading": to_json(r)} for r in entry.readings]
     files.write(path, "".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -132,7 +132,7 @@ def load_pins(root: Path, target: str, recipe: str) -> list[Pin]:
     Raises `UserError` for a file that cannot be read: comparing with another baseline than the
     one that was meant would be worse than not comparing.
     """
-    found = []
+    pins = []
     for path in sorted((root / target / "pins").glob("*.json")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -151,5 +151,5 @@ def load_pins(root: Path, target: str, recipe: str) -> list[Pin]:
                 mend="restore the file, or remove it and pin again: hwbench baseline set",
             ) from error
         if record.recipe == recipe:
-            found.append(record)
-    return sorted(found, key=lambda p: (p.number, p.at))
+            pins.append(record)
+    return sorted(pins, key=lambda p: (p.number, p.at))

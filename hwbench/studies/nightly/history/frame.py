@@ -41,10 +41,10 @@ class History:
         if self.pairs.empty:
             return None
         rows = self.pairs
-        mine = rows[(rows.target == target) & (rows.recipe == recipe) & rows.measured]
-        if mine.empty:
+        measured = rows[(rows.target == target) & (rows.recipe == recipe) & rows.measured]
+        if measured.empty:
             return None
-        return {str(key): value for key, value in mine.iloc[-1].items()}
+        return {str(key): value for key, value in measured.iloc[-1].items()}
 
 
 def load(root: Path, target: str = "*") -> History:
@@ -64,9 +64,9 @@ def load(root: Path, target: str = "*") -> History:
                 head = data["night"]
                 nights.setdefault(head["run"], head)
             elif kind == "pair":
-                pair = data["pair"]
-                segments[pair["recipe"]] = pair["segment"]
-                pairs.append({**pair, **{key: head[key] for key in _HEAD}})
+                entry = data["pair"]
+                segments[entry["recipe"]] = entry["segment"]
+                pairs.append({**entry, **{key: head[key] for key in _HEAD}})
             else:
                 recipe = data["recipe"]
                 place = (where, recipe, head["number"], head["run"], head["started"])
@@ -95,13 +95,13 @@ def _cells(reading: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def series(
-    found: History, target: str, recipe: str, segment: str
+    past: History, target: str, recipe: str, segment: str
 ) -> dict[tuple[str, str], list[tuple[int, Change, Change | None]]]:
     """Return the nights of one segment by (candidate, metric): (number, first, again)."""
-    rows = found.readings
-    mine = rows[(rows.target == target) & (rows.recipe == recipe) & (rows.segment == segment)]
+    rows = past.readings
+    readings = rows[(rows.target == target) & (rows.recipe == recipe) & (rows.segment == segment)]
     nights: dict[tuple[str, str], list[tuple[int, Change, Change | None]]] = {}
-    plain: Any = mine.astype(object).where(mine.notna(), None)
+    plain: Any = readings.astype(object).where(readings.notna(), None)
     for row in plain.itertuples(index=False):
         first = Change(row.before, row.now, row.ratio, row.low, row.high)
         again = None

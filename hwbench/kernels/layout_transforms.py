@@ -27,7 +27,7 @@ FEW_SOURCES = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class LayoutTransform:
     """A change of layout: sizes and strides in elements, per image and channel.
 
     Element ``e`` of a target plane comes from ``table[e]`` elements behind the start of the
@@ -61,16 +61,20 @@ class Vector:
     lanes: tuple[int, ...]
 
 
-def plan(move: Move, table: NDArray[np.int32]) -> list[Vector] | None:
+def plan(transform: LayoutTransform, table: NDArray[np.int32]) -> list[Vector] | None:
     """Return how to put every vector together; None where a gather is the better way."""
     count = len(table)
-    wide = move.lanes
-    if move.y_step != 1 or not wide <= count <= wide * FEW_VECTORS or move.x_channel < wide:
+    wide = transform.lanes
+    if (
+        transform.y_step != 1
+        or not wide <= count <= wide * FEW_VECTORS
+        or transform.x_channel < wide
+    ):
         return None
     # The last one overlaps the one before, if need be.
     starts = [*range(0, count - wide, wide), count - wide]
-    made = [_vector(start, table[start : start + wide], move.x_channel) for start in starts]
-    return made if max(len(vector.sources) for vector in made) <= FEW_SOURCES else None
+    planned = [_vector(start, table[start : start + wide], transform.x_channel) for start in starts]
+    return planned if max(len(vector.sources) for vector in planned) <= FEW_SOURCES else None
 
 
 def _vector(to: int, places: NDArray[np.int32], size: int) -> Vector:
@@ -96,38 +100,43 @@ def _vector(to: int, places: NDArray[np.int32], size: int) -> Vector:
     return Vector(to, tuple(sources), tuple(lanes))
 
 
-def move_kernel(
-    name: str, move: Move, table: NDArray[np.int32]
+def transform_kernel(
+    name: str, transform: LayoutTransform, table: NDArray[np.int32]
 ) -> tuple[tirx.PrimFunc, tuple[NDArray[np.int32], ...]]:
     """Return ``(x[, table], y)``, which copies every element of every plane, and its constants."""
-    vectors = plan(move, table)
+    vectors = plan(transform, table)
     if vectors is None:
-        return finish(lambda: _gather(move, table), name), (table,)
-    return finish(lambda: _shuffle(move, vectors), name), ()
+        return finish(lambda: _gather(transform, table), name), (table,)
+    return finish(lambda: _shuffle(transform, vectors), name), ()
 
 
-def _fill(move: Move) -> Any:
-    return T.int32(int(move.fill)) if move.dtype == "int32" else T.float32(move.fill)
+def _fill(transform: LayoutTransform) -> Any:
+    return T.int32(int(transform.fill)) if transform.dtype == "int32" else T.float32(transform.fill)
 
 
-def _loop(move: Move) -> Any:
-    return T.parallel if move.threads > 1 else T.serial
+def _loop(transform: LayoutTransform) -> Any:
+    return T.parallel if transform.threads > 1 else T.serial
 
 
-def _shuffle(move: Move, vectors: Sequence[Vector]) -> None:
-    x, y = argument("x", move.x_size, move.dtype), argument("y", move.y_size, move.dtype)
-    wide = move.lanes
-    with _loop(move)(0, move.images * move.channels) as number:
-        image, channel = number // move.channels, number % move.channels
-        x_start = image * move.x_image + channel * move.x_channel
-        y_start = image * move.y_image + channel * move.y_channel
+def _shuffle(transform: LayoutTransform, vectors: Sequence[Vector]) -> None:
+    x, y = (
+        argument("x", transform.x_size, transform.dtype),
+        argument("y", transform.y_size, transform.dtype),
+    )
+    wide = transform.lanes
+    with _loop(transform)(0, transform.images * transform.channels) as number:
+        image, channel = number // transform.channels, number % transform.channels
+        x_start = image * transform.x_image + channel * transform.x_channel
+        y_start = image * transform.y_image + channel * transform.y_channel
         for vector in vectors:
             parts = [
-                T.Broadcast(_fill(move), wide) if s is None else x[T.Ramp(x_start + s, 1, wide)]
+                T.Broadcast(_fill(transform), wide)
+                if s is None
+                else x[T.Ramp(x_start + s, 1, wide)]
                 for s in vector.sources
             ]
-            made = _joined(parts, vector.lanes)
-            T.buffer_store(y, made, [T.Ramp(y_start + vector.to, 1, wide)])
+            joined = _joined(parts, vector.lanes)
+            T.buffer_store(y, joined, [T.Ramp(y_start + vector.to, 1, wide)])
 
 
 def _joined(parts: Sequence[Any], lanes: Sequence[int]) -> Any:
@@ -136,19 +145,19 @@ def _joined(parts: Sequence[Any], lanes: Sequence[int]) -> Any:
     if len(parts) == 1:
         whole = list(lanes) == list(range(wide))
         return parts[0] if whole else T.Shuffle([parts[0]], list(lanes))
-    own = [lane if lane < 2 * wide else 0 for lane in lanes]
-    made = T.Shuffle(list(parts[:2]), own)
+    first_lanes = [lane if lane < 2 * wide else 0 for lane in lanes]
+    vector = T.Shuffle(list(parts[:2]), first_lanes)
     for number, part in enumerate(parts[2:], 2):
         first = number * wide
         picked = [
             wide + lane - first if first <= lane < first + wide else at
             for at, lane in enumerate(lanes)
         ]
-        made = T.Shuffle([made, part], picked)
-    return made
+        vector = T.Shuffle([vector, part], picked)
+    return vector
 
 
-def _gather(m: Move, places: NDArray[np.int32]) -> None:
+def _gather(m: LayoutTransform, places: NDArray[np.int32]) -> None:
     count, padded = len(places), bool((places < 0).any())
     x = argument("x", m.x_size, m.dtype)
     table = argument("table", count, "int32")

@@ -49,7 +49,7 @@ class Writer(Protocol):
 Rule = Callable[[Step], View | None]
 
 
-class Between:
+class ActivationOps:
     """The rules; `apply` finds the one for a step."""
 
     def __init__(self, writer: Writer) -> None:
@@ -148,8 +148,8 @@ class Between:
             flipped = True
             if not self._lanes_of(one, -2):
                 one = self._copied(one)
-        found = self._multiplied(one, two)
-        return views.transposed(found, _swap(found)) if flipped else found
+        product = self._multiplied(one, two)
+        return views.transposed(product, _swap(product)) if flipped else product
 
     def _lanes_of(self, view: View, axis: int) -> bool:
         """Return whether an axis lies side by side, with room to read a whole vector at its end."""
@@ -177,7 +177,7 @@ class Between:
         size = layouts.round_up(count, layouts.ROW_MULTIPLE) * plane
         inner = tuple(s * rows * plane for s in views.row_major(batch[1:]))
         strides = (*((width,) if batch else ()), *inner, 1, plane)
-        made = columns.Product(
+        product = columns.Product(
             lanes=self.w.lanes,
             outer=tuple(
                 Axis(n, (one.strides[a], two.strides[a], strides[a]))
@@ -193,7 +193,7 @@ class Between:
             scale=one.scale * two.scale,
             parallel=self.w.threads > 1,
         )
-        function = columns.product_kernel(self.w.name("product"), made)
+        function = columns.product_kernel(self.w.name("product"), product)
         var = self.w.call(function, [one.var, two.var], size)
         return View(var, size, (*batch, width, rows), strides)
 
@@ -215,7 +215,7 @@ class Between:
         whole = layouts.round_up(view.shape[side[0]], self.w.lanes)
         if view.shape[axis] > 1 and view.strides[axis] < whole:
             return None
-        made = columns.Softmax(
+        softmax = columns.Softmax(
             lanes=self.w.lanes,
             outer=tuple(Axis(view.shape[a], (view.strides[a],) * 2) for a in rest),
             width=view.shape[side[0]],
@@ -223,10 +223,10 @@ class Between:
             sizes=(view.size, view.size),
             offset=view.offset,
             scale=view.scale,
-            # Two images in one row: who hangs over must come first.
+            # Two images in one row: the one that hangs over must come first.
             parallel=self.w.threads > 1 and len(rest) <= 1,
         )
-        function = columns.softmax_kernel(self.w.name("softmax"), made)
+        function = columns.softmax_kernel(self.w.name("softmax"), softmax)
         var = self.w.call(function, [view.var], view.size)
         return dataclasses.replace(view, var=var, offset=0, scale=1.0)
 
@@ -251,7 +251,7 @@ class Between:
         tokens, channels = flat.shape
         layout = Planar.of(1, tokens, self.w.lanes, 0)
         size = layouts.round_up(channels, layouts.ROW_MULTIPLE) * layout.plane
-        made = columns.Norm(
+        norm = columns.Norm(
             lanes=self.w.lanes,
             tokens=tokens,
             channels=channels,
@@ -264,7 +264,7 @@ class Between:
             epsilon=given.get("epsilon", 1e-5),
             parallel=False,
         )
-        function = columns.norm_kernel(self.w.name("norm"), made)
+        function = columns.norm_kernel(self.w.name("norm"), norm)
         gain = np.asarray(numbers[0], np.float32).reshape(-1)
         shift = np.asarray(numbers[1] if len(numbers) > 1 else 0 * gain, np.float32).reshape(-1)
         var = self.w.call(function, [flat.var, gain, shift], size)
@@ -349,8 +349,8 @@ def _swap(view: View) -> tuple[int, ...]:
 
 def _broad(view: View, batch: tuple[int, ...]) -> View:
     """Return a view with the batch axes of a product, repeated where it has fewer."""
-    own, more = view.shape[:-2], len(batch) - len(view.shape[:-2])
-    strides = tuple(0 if n == 1 else s for n, s in zip(own, view.strides, strict=False))
+    batch_shape, more = view.shape[:-2], len(batch) - len(view.shape[:-2])
+    strides = tuple(0 if n == 1 else s for n, s in zip(batch_shape, view.strides, strict=False))
     return dataclasses.replace(
         view, shape=(*batch, *view.shape[-2:]), strides=((0,) * more + strides + view.strides[-2:])
     )

@@ -33,11 +33,11 @@ def ungrouped(weights: NDArray[np.int8], groups: int, channels: int) -> NDArray[
     """Return weights (rows, channels / groups, ...) as (rows, channels, ...), zeros in between."""
     if groups == 1:
         return weights
-    rows, own = weights.shape[:2]
+    rows, per_group = weights.shape[:2]
     full = np.zeros((rows, channels, *weights.shape[2:]), np.int8)
     for row in range(rows):
-        first = row * groups // rows * own
-        full[row, first : first + own] = weights[row]
+        first = row * groups // rows * per_group
+        full[row, first : first + per_group] = weights[row]
     return full
 
 
@@ -253,7 +253,7 @@ def round_kernel(name: str, size: int, scale: float, zero: int) -> tirx.PrimFunc
     return finish(body, name)
 
 
-def words_kernel(
+def pack_kernel(
     name: str, images: int, channels: int, pixels: int, layout: Layout, grid: tuple[float, int]
 ) -> tirx.PrimFunc:
     """Return ``(x, table, y)``: floats (images, channels, pixels) as words in a layout."""
@@ -280,7 +280,7 @@ def words_kernel(
     return finish(body, name)
 
 
-def floats_kernel(
+def unpack_kernel(
     name: str, shape: Sequence[int], planes: int, layout: Layout, grid: tuple[float, int]
 ) -> tirx.PrimFunc:
     """Return ``(x, table, y)``: words as floats (images, channels, height, width)."""

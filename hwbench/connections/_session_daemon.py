@@ -1,11 +1,11 @@
-"""What a board runs for its guest: a keeper of one session, and the bridge that speaks to it.
+"""What a board runs for its client: the daemon of one session, and the bridge that speaks to it.
 
 It travels as text over ssh and is run by whatever Python 3 the board has, so it imports the
 standard library alone and nothing of hwbench. The *bridge* lives as long as one ssh connection
-and only copies bytes. The *keeper* is a daemon with a unix socket in the session's folder: it
+and only copies bytes. The *session daemon* has a unix socket in the session's folder: it
 holds the lease, receives files, starts the worker and writes down everything the worker says.
-When the line is cut the keeper and its worker go on, and the next bridge gets what was missed;
-when nobody comes for `grace` seconds, or another guest asks, the keeper ends everything.
+When the line is cut the daemon and its worker go on, and the next bridge gets what was missed;
+when nobody comes for `grace` seconds, or another client asks, the daemon ends everything.
 
 A frame is a line of JSON; one with ``size`` is followed by that many bytes. Below the home
 (``~/.hwbench``): ``lease``, ``blobs/SHA256`` and ``sessions/NAME/`` with the socket ``k``, the
@@ -40,12 +40,12 @@ _ATTEMPTS = 4
 _UNUSED_DAYS = 14
 
 
-def main(asked: Mapping[str, Any]) -> None:
-    """Be the bridge of the session that is asked for; start its keeper first if it is new."""
-    home = Path(asked["folder"]).expanduser().absolute()
-    session = home / "sessions" / asked["session"]
-    if asked["create"]:
-        answer = _start_keeper(home, session, asked)
+def main(request: Mapping[str, Any]) -> None:
+    """Be the bridge of the session that is asked for; start its daemon first if it is new."""
+    home = Path(request["folder"]).expanduser().absolute()
+    session = home / "sessions" / request["session"]
+    if request["create"]:
+        answer = _start_daemon(home, session, request)
     else:
         answer = {} if (session / "k").exists() else {"lost": "no such session is on the board"}
     peer = None
@@ -53,7 +53,7 @@ def main(asked: Mapping[str, Any]) -> None:
         try:
             peer = _connected(session)
         except OSError as error:
-            answer = {"lost": f"its keeper does not answer: {error.strerror}"}
+            answer = {"lost": f"its daemon does not answer: {error.strerror}"}
     if peer is None:
         os.write(1, json.dumps(answer).encode() + b"\n")
         return
@@ -85,17 +85,17 @@ def _connected(session: Path) -> socket.socket:
     return peer
 
 
-def _start_keeper(home: Path, session: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _start_daemon(home: Path, session: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return nothing once a daemon listens, or why there is none."""
-    heard, say = os.pipe()
+    readable, writable = os.pipe()
     if os.fork():
-        os.close(say)
-        with os.fdopen(heard, "rb") as stream:
-            answer = stream.read()
+        os.close(writable)
+        with os.fdopen(readable, "rb") as stream:
+            raw = stream.read()
         os.wait()
-        found: dict[str, Any] = json.loads(answer or b'{"error": "the keeper did not start"}')
-        return found
-    os.close(heard)
+        answer: dict[str, Any] = json.loads(raw or b'{"error": "the session daemon did not start"}')
+        return answer
+    os.close(readable)
     os.setsid()
     if os.fork():
         os._exit(0)
@@ -104,19 +104,19 @@ def _start_keeper(home: Path, session: Path, asked: Mapping[str, Any]) -> dict[s
         os.dup2(nothing, fd)
     for number in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    _keep(home, session, asked, say)
+    _serve(home, session, request, writable)
     os._exit(0)
 
 
-def _keep(home: Path, session: Path, asked: Mapping[str, Any], say: int) -> None:
-    def answer(found: Mapping[str, Any]) -> None:
-        os.write(say, json.dumps(found).encode())
-        os.close(say)
+def _serve(home: Path, session: Path, request: Mapping[str, Any], writable: int) -> None:
+    def answer(content: Mapping[str, Any]) -> None:
+        os.write(writable, json.dumps(content).encode())
+        os.close(writable)
 
     try:
         for folder in (home, home / "sessions", home / "blobs"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lease, holder = _lease(home, asked)
+        lease, holder = _lease(home, request)
         if lease is None:
             return answer({"busy": holder})
         _tidy(home)
@@ -125,22 +125,22 @@ def _keep(home: Path, session: Path, asked: Mapping[str, Any], say: int) -> None
         listening = socket.socket(socket.AF_UNIX)
         listening.bind("k")
         listening.listen(4)
-        keeper = Keeper(home, session, listening, asked)
+        daemon = SessionDaemon(home, session, listening, request)
     except OSError as error:
         return answer({"error": f"the board cannot hold a session: {error.strerror}"})
     answer({})
     try:
-        keeper.live()
+        daemon.live()
     finally:
         shutil.rmtree(session, ignore_errors=True)
         os.close(lease)
     # Last of all: whoever hears it may open the next session at once.
-    keeper.farewell()
+    daemon.farewell()
     return None
 
 
-def _lease(home: Path, asked: Mapping[str, Any]) -> tuple[int | None, Any]:
-    """Return the lock of the board, or None and who holds it; a guest that is away loses it."""
+def _lease(home: Path, request: Mapping[str, Any]) -> tuple[int | None, Any]:
+    """Return the lock of the board, or None and who holds it; a client that is away loses it."""
     fd = os.open(home / "lease", os.O_RDWR | os.O_CREAT, 0o600)
     holder: Any = {}
     for _ in range(_ATTEMPTS):
@@ -151,11 +151,11 @@ def _lease(home: Path, asked: Mapping[str, Any]) -> tuple[int | None, Any]:
                 holder = json.loads(os.pread(fd, 4096, 0))
             if _yields(home, holder):
                 _until_free(fd)
-            else:  # a guest that has just gone is still there for a moment
+            else:  # a client that has just gone is still there for a moment
                 select.select([], [], [], 0.5)
             continue
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-        text = json.dumps({"who": asked["who"], "session": asked["session"], "since": since})
+        text = json.dumps({"who": request["who"], "session": request["session"], "since": since})
         os.ftruncate(fd, 0)
         os.pwrite(fd, text.encode(), 0)
         return fd, None
@@ -164,7 +164,7 @@ def _lease(home: Path, asked: Mapping[str, Any]) -> tuple[int | None, Any]:
 
 
 def _yields(home: Path, holder: Mapping[str, Any]) -> bool:
-    """Ask the holder to go; it does when its own guest is not there."""
+    """Ask the holder to go; it does when its own client is not there."""
     session = home / "sessions" / str(holder.get("session", "?"))
     try:
         with contextlib.closing(_connected(session)) as peer:
@@ -209,40 +209,40 @@ def _kill_marked(session: str) -> None:
 
 def _marked(session: str) -> list[int]:
     mark = f"{SESSION_MARKER}={session}".encode()
-    found = []
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+                processes.append(int(folder.name))
+    return processes
 
 
-def _interpreter(venv: Path, asked: str) -> str:
+def _interpreter(venv: Path, requested: str) -> str:
     """Return which Python a worker gets: the one asked for, or that of ``board setup``.
 
     A bare name (``python3.11``) says which Python, not which packages: the environment that was
     made of it stands for it. A path is meant as it is.
     """
     if not venv.exists():
-        return asked or sys.executable
-    named = "" if os.sep in asked else shutil.which(asked)
-    made_of_it = named and os.path.realpath(named) == os.path.realpath(venv)
-    return str(venv) if not asked or made_of_it else asked
+        return requested or sys.executable
+    named = "" if os.sep in requested else shutil.which(requested)
+    is_its_base = named and os.path.realpath(named) == os.path.realpath(venv)
+    return str(venv) if not requested or is_its_base else requested
 
 
-class Keeper:
+class SessionDaemon:
     """One session: its files, its worker, its journal, and the bridge that is there now."""
 
     def __init__(
-        self, home: Path, session: Path, listening: socket.socket, asked: Mapping[str, Any]
+        self, home: Path, session: Path, listening: socket.socket, request: Mapping[str, Any]
     ) -> None:
         """Take over a socket that listens."""
         self._blobs = home / "blobs"
         self._session = session
         self._work = session / "work"
         self._listening = listening
-        self._python = _interpreter(home / "venv" / "bin" / "python", asked["python"])
-        self._grace = float(asked["grace"])
+        self._python = _interpreter(home / "venv" / "bin" / "python", request["python"])
+        self._grace = float(request["grace"])
         self._peer: _Peer | None = None
         self._alone_since = time.monotonic()
         self._worker: subprocess.Popen[bytes] | None = None
@@ -255,7 +255,7 @@ class Keeper:
         self._over = False
 
     def live(self) -> None:
-        """Serve until the guest says goodbye, stays away, or has to make room."""
+        """Serve until the client says goodbye, stays away, or has to make room."""
         while not self._over:
             watched: list[Any] = [self._listening, *self._rests]
             if self._peer is not None:
@@ -271,13 +271,13 @@ class Keeper:
                 break
         self._stop()
 
-    # ------------------------------------------------------------------------ the guest
+    # ------------------------------------------------------------------------ the client
 
     def _welcome(self) -> None:
-        """Take the newest bridge for the guest; one that only asks for room gets an answer."""
-        found, _ = self._listening.accept()
-        found.settimeout(_STALL)
-        newcomer = _Peer(found)
+        """Take the newest bridge for the client; one that only asks for room gets an answer."""
+        incoming, _ = self._listening.accept()
+        incoming.settimeout(_STALL)
+        newcomer = _Peer(incoming)
         try:
             frame = newcomer.wait()
             if frame["do"] == "yield":
@@ -288,7 +288,7 @@ class Keeper:
             for number in range(int(frame["heard"]), len(self._offsets)):
                 newcomer.say_raw(self._entry(number))
         except (OSError, ValueError, KeyError):
-            found.close()
+            incoming.close()
             return
         if self._peer is not None:
             self._peer.socket.close()
@@ -335,7 +335,7 @@ class Keeper:
         self._over = True
 
     def farewell(self) -> None:
-        """Tell the guest that all is over and cleaned up."""
+        """Tell the client that all is over and cleaned up."""
         if self._peer is not None:
             with contextlib.suppress(OSError):
                 self._peer.say({"stopped": True})
@@ -454,7 +454,7 @@ class Keeper:
                 self._write({"ended": True})
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        """Write an entry into the journal, and send it to the guest if it is there."""
+        """Write an entry into the journal, and send it to the client if it is there."""
         number = len(self._offsets)
         data = json.dumps({**entry, "n": number}).encode() + b"\n"
         self._offsets.append(self._end)
@@ -521,9 +521,9 @@ class _Peer:
         end = self._buffer.find(b"\n")
         if end < 0:
             return None
-        found: Mapping[str, Any] = json.loads(self._buffer[:end])
+        frame: Mapping[str, Any] = json.loads(self._buffer[:end])
         del self._buffer[: end + 1]
-        return found
+        return frame
 
     def wait(self) -> Mapping[str, Any]:
         while (found := self.frame()) is None:
