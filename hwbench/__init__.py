@@ -6,30 +6,14 @@
     print(results.decision.reason)
     results.frame(), results.samples()
 
-Every name below is imported when it is first used: ``import hwbench`` costs nothing.
+Every name below is imported when it is first used: ``import hwbench`` costs nothing. What type
+checkers see of it stands in ``__init__.pyi``.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from hwbench.api import (
-        bench,
-        compare,
-        load_recipe,
-        load_target,
-        measure,
-        pick,
-        plan,
-        predict,
-        read_study,
-    )
-    from hwbench.api.results import StudyResults
-    from hwbench.errors import HwbenchError, StageError, TargetError, UserError
-    from hwbench.pipeline.session import Progress, Workspace
-    from hwbench.records import Recipe, TargetProfile
+from typing import Any
 
 __version__ = "0.1.0"
 

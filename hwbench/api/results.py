@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ class StudyResults:
         return self.decision.reason
 
 
-def _row(result: Result, standings: dict[str, str]) -> dict[str, Any]:
+def _row(result: Result, standings: Mapping[str, str]) -> dict[str, Any]:
     candidate = result.candidate
     row: dict[str, Any] = {
         "key": candidate.key,
@@ -107,7 +108,7 @@ def _row(result: Result, standings: dict[str, str]) -> dict[str, Any]:
     return row
 
 
-def _calls(path: Path, keys: dict[str, str]) -> list[dict[str, Any]]:
+def _calls(path: Path, keys: Mapping[str, str]) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

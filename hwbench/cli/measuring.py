@@ -19,8 +19,8 @@ from hwbench.cli.options import AsJson, Host, Target, TargetName
 from hwbench.errors import Exit, UserError
 from hwbench.instruments import nights
 from hwbench.instruments import selftest as selftests
-from hwbench.measure import doctor as doctors
-from hwbench.measure.compared import Row
+from hwbench.measurement import doctor as doctors
+from hwbench.measurement.compared import Row
 from hwbench.records import METRICS, Source, Value, to_json
 
 app = typer.Typer()

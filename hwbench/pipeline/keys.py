@@ -56,7 +56,7 @@ _LIBRARIES = (
 )
 # The rooms whose code decides what is cached; a change of the report costs nobody a training.
 _MAKERS = ("workloads", "pruners", "compress", "export", "compile", "backends", "kernels")
-_MEASURERS = ("measure", "worker", "conditions", "connections", "meters", "stats")
+_MEASURERS = ("measurement", "worker", "conditions", "connections", "meters", "stats")
 
 
 # --------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench import measure
+from hwbench import measurement
 from hwbench.errors import StageError, UserError
-from hwbench.measure import compared
-from hwbench.measure.compared import Row
+from hwbench.measurement import compared
+from hwbench.measurement.compared import Row
 from hwbench.pipeline import session
 from hwbench.pipeline.prepare import Line
 from hwbench.records import CompiledModel, Failure, MeasureSpec, TargetProfile
@@ -100,14 +100,14 @@ def _measured(
     (a, first), (b, second), target, folder = one, other, line.target, inputs.parent
     pair = [first] if first.digest == second.digest else [first, second]
     show(0.0, "asking both for their answers")
-    answers = measure.answers(pair, target, spec, inputs, folder / "answers")
+    answers = measurement.answers(pair, target, spec, inputs, folder / "answers")
     broken = answers.of(first.digest).failures.get("outputs")
     if broken is not None:
         raise UserError(f"cannot be measured: {broken.message}", where=str(a), mend=broken.detail)
     broken = answers.of(second.digest).failures.get("outputs")
     if broken is not None:
         return _lost(a, b, target, first, margin, broken)
-    sitting = measure.measure(
+    sitting = measurement.measure(
         pair,
         first,
         target,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench import measure as measuring
+from hwbench import measurement as measuring
 from hwbench.errors import StageError
-from hwbench.measure import compared
+from hwbench.measurement import compared
 from hwbench.pipeline import session
 from hwbench.pipeline.prepare import Line
 from hwbench.records import (

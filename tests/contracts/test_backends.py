@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import measure, registry
+from hwbench import measurement, registry
 from hwbench.errors import StageError
 from hwbench.protocols import Backend
 from hwbench.records import CompiledModel, OnnxModel
@@ -189,7 +189,7 @@ def test_what_is_no_model_is_a_stage_error(kind: str, tmp_path: Path) -> None:
 
 def _worker_run(folder: Path, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
     folder.mkdir()
-    zipped = measure.worker_zip(folder / "worker.zip")
+    zipped = measurement.worker_zip(folder / "worker.zip")
     (folder / "job.json").write_text(json.dumps(commands))
     subprocess.run([sys.executable, str(zipped), "run", str(folder)], check=True, cwd="/")
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from hwbench import registry
-from hwbench.measure import worker_zip
+from hwbench.measurement import worker_zip
 from hwbench.records import OnnxModel
 from tests import artifacts, emulated
 

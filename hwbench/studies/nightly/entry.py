@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench import measure, pareto, search
+from hwbench import measurement, pareto, search
 from hwbench.conditions import differences
 from hwbench.errors import StageError, UserError
 from hwbench.pipeline import keys, session
@@ -63,7 +63,7 @@ def watch(
     `TargetError` when the device cannot be reached.
     """
     since = time.monotonic()
-    device = measure.probe(target)
+    device = measurement.probe(target)
     pin = baseline.current(workspace.reports, target.name, recipe.name)
     root, home = baseline.homes(workspace.reports, target.name, recipe.name)
     kept = pinned_models.load(home, pin.artifacts)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwbench import measure, stats
+from hwbench import measurement, stats
 from hwbench.errors import StageError
 from hwbench.executor.jobs import Inputs
-from hwbench.measure.values import once
+from hwbench.measurement.values import once
 from hwbench.pipeline import scoring
 from hwbench.pipeline.session import Context
 from hwbench.records import (
@@ -62,8 +62,8 @@ def changes(context: Context, sitting: Sitting, duels: Sequence[Duel], data: Inp
         sides = (duel.pinned, duel.tonight)
         theirs, ours = (sitting.of(m.compiled.digest) for m in sides)
         before, now = (
-            {**measure.values(sitting.of(m.compiled.digest), sitting, m.compiled, context.target)}
-            for m in sides
+            {**measurement.values(seen, sitting, m.compiled, context.target)}
+            for m, seen in zip(sides, (theirs, ours), strict=True)
         )
         score = _scores(context, sides, (theirs, ours), data)
         for metric in (*_VIEWS, *_EXACT):
@@ -156,9 +156,9 @@ def _scores(
     data: Inputs,
 ) -> tuple[Value, Value]:
     found = []
-    for model, measurement in zip(models, measured, strict=True):
-        future = scoring.asked(context.line, context.recipe.workload, model.onnx, measurement, data)
-        found.append(scoring.score(future, measurement, data, measurement.source)[0])
+    for model, one in zip(models, measured, strict=True):
+        future = scoring.asked(context.line, context.recipe.workload, model.onnx, one, data)
+        found.append(scoring.score(future, one, data, one.source)[0])
     return found[0], found[1]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import registry
-from hwbench.measure import passes
-from hwbench.measure.device import Device
-from hwbench.measure.shipment import Artifact, empty_jobs, kind_of, settings_of
+from hwbench.measurement import passes
+from hwbench.measurement.device import Device
+from hwbench.measurement.shipment import Artifact, empty_jobs, kind_of, settings_of
 from hwbench.records import EmptyModel, MeasureSpec, MemoryReading, TargetProfile
 from hwbench.worker.messages import Job, Memory, Settings
 

@@ -19,9 +19,9 @@ from hwbench import stats, units
 from hwbench.conditions import throttle_words
 from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import StageError, TargetError
-from hwbench.measure import trial
-from hwbench.measure.device import UNAVAILABLE, Device, check_identity, opened
-from hwbench.measure.shipment import module_of
+from hwbench.measurement import trial
+from hwbench.measurement.device import UNAVAILABLE, Device, check_identity, opened
+from hwbench.measurement.shipment import module_of
 from hwbench.records import Conditions, MeasureSpec, PluginSpec, TargetProfile
 from hwbench.worker.messages import Energy
 

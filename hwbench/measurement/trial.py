@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import registry, stats
-from hwbench.measure import generation, precision
-from hwbench.measure.device import Device
-from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.shipment import module_of, settings_of
+from hwbench.measurement import generation, precision
+from hwbench.measurement.device import Device
+from hwbench.measurement.generation import REFERENCE, SHADOW
+from hwbench.measurement.shipment import module_of, settings_of
 from hwbench.protocols import Backend
 from hwbench.records import (
     CompiledModel,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hwbench import registry
-from hwbench.measure.device import Device
+from hwbench.measurement.device import Device
 from hwbench.records import (
     CompiledModel,
     EmptyModel,
