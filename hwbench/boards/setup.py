@@ -53,7 +53,7 @@ def setup(target: TargetProfile, show: Show = lambda _line: None) -> str:
     """Make a virtual environment with the target's runtimes on its board; return its path there.
 
     Wheels are fetched and unpacked here, for what the board says it is; the environment there is
-    replaced as a whole, at the end. Whether they start is for `hwbench.measure.runtimes` to say.
+    replaced as a whole, at the end. Whether they start, `hwbench.measurement.runtimes` says.
     Raises `TargetError` when the board cannot be reached, is of
     another kind or too old, `UserError` when there are no wheels for it.
     """

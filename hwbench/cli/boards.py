@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwbench import boards, config, measure
+from hwbench import boards, config, measurement
 from hwbench.cli import screen
 from hwbench.cli.options import Host, Target
 from hwbench.connections import emulated
@@ -30,10 +30,10 @@ def setup(target: Target = "rpi4", host: Host = "") -> int:
     profile = config.load_target(target, host)
     boards.setup(profile, lambda line: screen.err.print(line, markup=False))
     screen.err.print("trying them", markup=False)
-    found = measure.runtimes(profile)
+    found = measurement.runtimes(profile)
     for name, said in found.items():
         screen.out.print(f"{name}: {said}", markup=False, soft_wrap=True)
-    lost = {name for name, said in found.items() if said.startswith(measure.UNAVAILABLE)}
+    lost = {name for name, said in found.items() if said.startswith(measurement.UNAVAILABLE)}
     if any(map(boards.provided, lost)):
         return Exit.TARGET
     if host:

@@ -1,4 +1,4 @@
-"""The verbs about measuring itself: doctor, compare, selftest."""
+"""The verbs about measuring: measure, compare, doctor, selftest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hwbench.cli.options import AsJson, Host, Target, TargetName
 from hwbench.errors import Exit, UserError
 from hwbench.instruments import nights
 from hwbench.instruments import selftest as selftests
-from hwbench.measure import doctor as doctors
-from hwbench.measure.compared import Row
+from hwbench.measurement import doctor as doctors
+from hwbench.measurement.compared import Row
 from hwbench.records import METRICS, Source, Value, to_json
 
 app = typer.Typer()
@@ -92,6 +92,80 @@ def selftest(
             ],
         )
     return Exit.MISSED if selftests.failed(rows) else Exit.FINE
+
+
+@app.command()
+def measure(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files, runs' folders or their model/")],
+    target: TargetName = "local-cpu",
+    host: Host = "",
+    backends: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend", help="run them with it; repeatable; the target's first if absent"
+        ),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="quick, standard or publish")] = "quick",
+    max_time: Annotated[float, typer.Option(help="seconds to measure, at most")] = studies.SECONDS,
+    as_json: AsJson = False,
+) -> int:
+    """Measure finished models on a target: latency, memory, energy. Within a minute.
+
+    Models that take the same input are measured in turn, and held against the first.
+
+    Exit 0: all were measured. 1: one could not be. 2: a mistake in what you wrote. 3: the device
+    cannot be used, or could not tell a model from its own copy.
+    """
+    profile = config.load_target(target, host)
+    spec = config.policy(policy, profile.measure, max_time)
+    costs = studies.measure(models, profile, spec, backends=backends or (), show=_progress(as_json))
+    if as_json:
+        print(json.dumps(to_json(costs), indent=2))
+    else:
+        _show_costs(costs)
+    if not costs.valid:
+        return Exit.TARGET
+    return Exit.FINE if costs.measured else Exit.MISSED
+
+
+_SHOWN = ("latency_p50", "latency_p90", "peak_memory", "energy", "artifact_bytes")
+
+
+def _show_costs(costs: studies.ModelCosts) -> None:
+    done = [model for model in costs.models if model.failure is None]
+    if done:
+        screen.table(f"on {costs.target}", [_cost_row(model) for model in done])
+    for model in costs.models:
+        if model.failure is not None:
+            at = f" with {model.backend}" if model.backend else ""
+            screen.panel(f"{model.file} cannot be measured{at}", model.failure.message)
+            if model.failure.detail:
+                screen.out.print(escape(model.failure.detail), soft_wrap=True)
+    for note in costs.notes:
+        screen.out.print(f"note: {escape(note)}", soft_wrap=True)
+    if not costs.valid:
+        screen.panel("Not to be believed", "a model and its own copy came out different")
+
+
+def _cost_row(model: studies.ModelCost) -> dict[str, str]:
+    latency = next((row for row in model.beside if row.metric == "latency_p50"), None)
+    beside = ""
+    if latency is not None and latency.ratio is not None:
+        interval = (
+            f" ({latency.low:.3f} to {latency.high:.3f})" if latency.low and latency.high else ""
+        )
+        beside = f"{latency.ratio:.3f}{interval}"
+    figures = {
+        METRICS[m].title + _source(model.values[m]): units.describe(model.values[m])
+        for m in _SHOWN
+        if m in model.values
+    }
+    return {
+        "model": model.file,
+        "backend": model.backend,
+        **figures,
+        "latency over the first's (99 %)": beside,
+    }
 
 
 @app.command()

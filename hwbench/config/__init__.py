@@ -6,6 +6,7 @@ the file, the key, what was expected and how to mend it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,25 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     data = door.read(path)
     door.override(data, overrides)
     return build_recipe(door.check(RecipeFile, data, str(path)), path, path.stem)
+
+
+def recipe_of(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a mapping, as its YAML file would have it; paths count from here."""
+    copied = copy.deepcopy(dict(data))
+    door.override(copied, overrides)
+    name = "recipe"
+    return build_recipe(
+        door.check(RecipeFile, copied, f"the {name} given"), Path(f"{name}.yaml"), name
+    )
+
+
+def target_of(data: Mapping[str, Any], host: str = "") -> TargetProfile:
+    """Return the target in a mapping, as its YAML file would have it; paths count from here."""
+    copied = copy.deepcopy(dict(data))
+    name = "target"
+    return build_target(
+        door.check(TargetFile, copied, f"the {name} given"), Path(f"{name}.yaml"), host
+    )
 
 
 def load_target(name: str, host: str = "") -> TargetProfile:

@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwbench import files, predict
-from hwbench.predict.classes import CLASSES, MACS
-from hwbench.predict.cycles import CORES, LINE
+from hwbench import files, prediction
+from hwbench.prediction.classes import CLASSES, MACS
+from hwbench.prediction.cycles import CORES, LINE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ _FAMILIES = (
 
 def published() -> Mapping[str, Any]:
     """Return the published latencies, with what was counted on their networks."""
-    text = resources.files("hwbench.predict").joinpath("published.json").read_text()
+    text = resources.files("hwbench.prediction").joinpath("published.json").read_text()
     found: Mapping[str, Any] = json.loads(text)
     return found
 
@@ -186,7 +186,7 @@ def _short(number: float) -> float:
 
 def main() -> None:
     """Write ``coefficients.json`` beside this file."""
-    path = Path(predict.__file__).with_name("coefficients.json")
+    path = Path(prediction.__file__).with_name("coefficients.json")
     files.write(path, json.dumps(coefficients(published()), indent=1) + "\n")
 
 

@@ -1,8 +1,8 @@
 """Does the instrument work here? Known truths, put through the real protocol and judged.
 
-`run` measures doubles (`hwbench.measure.trial`) and yields one `Row` a question; `judge_*` are the
-pure parts. What cannot be made to happen on command (a drift, an offset of one process, an order
-effect) is planted on the samples of the A/A session: `plant` returns altered copies of records.
+`run` measures doubles (`hwbench.measurement.trial`) and yields one `Row` a question; `judge_*` are
+the pure parts. What cannot be made to happen on command (a drift, an offset of one process, an
+order effect) is planted on the samples of the A/A session: `plant` returns altered copies of records.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 from hwbench import stats
 from hwbench.connections import local
 from hwbench.instruments import agreement, networks
-from hwbench.measure import precision, trial
-from hwbench.measure.device import Device, opened
-from hwbench.measure.trial import AGAIN, Trial
+from hwbench.measurement import precision, trial
+from hwbench.measurement.device import Device, opened
+from hwbench.measurement.trial import AGAIN, Trial
 from hwbench.pipeline import session
 from hwbench.records import Candidate, MeasureSpec, Process, TargetProfile, Visit
 from hwbench.worker import stopwatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from hwbench import measure, pareto
+from hwbench import measurement, pareto
 from hwbench.pipeline import measuring
 from hwbench.pipeline.judge import MARGIN
 from hwbench.pipeline.prepare import Ready
@@ -35,7 +35,7 @@ def confirm(
     comes out: confirmed, or a tie. A rival that meets the goals and comes out faster for sure is
     chosen instead, unless the second sitting is not valid.
     """
-    if measure.is_elsewhere(context.target):
+    if measurement.is_elsewhere(context.target):
         return decision, ("not confirmed head to head: a parcel holds one sitting",)
     rivals = pareto.rivals(results, decision, context.recipe)
     made = {p.candidate.key: p.compiled for p in ready}
@@ -52,7 +52,7 @@ def confirm(
     )
     sitting = measuring.duel(context, [chosen, *others.values()], spec)
     by_key = {key: sitting.of(model.digest) for key, model in others.items()}
-    beside = measure.beside(by_key, sitting, decision.chosen or "", MARGIN)
+    beside = measurement.beside(by_key, sitting, decision.chosen or "", MARGIN)
     confirmed = tuple(dataclasses.replace(b, other=key) for key, b in beside.items())
     by_result = {r.candidate.key: r for r in results}
     better = winner(confirmed, decision) if sitting.valid else None

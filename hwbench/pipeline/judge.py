@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hwbench import measure
+from hwbench import measurement
 from hwbench.executor.jobs import Inputs
 from hwbench.pipeline import scoring
 from hwbench.pipeline.counted import counted
@@ -47,7 +47,7 @@ def _beside(results: Sequence[Result], sitting: Sitting) -> list[Result]:
     }
     reference = sitting.reference.artifact
     own = next((r.candidate.key for r in results if r.artifact == reference), "")
-    ratios = measure.beside(measured, sitting, own, MARGIN)
+    ratios = measurement.beside(measured, sitting, own, MARGIN)
     return [dataclasses.replace(r, beside=ratios.get(r.candidate.key)) for r in results]
 
 
@@ -66,7 +66,7 @@ def _result(
 ) -> Result:
     seen = sitting.of(ready.compiled.digest)
     values: dict[str, Value] = {**counted(ready.model, ready.compiled.layers)}
-    values |= measure.values(seen, sitting, ready.compiled, target)
+    values |= measurement.values(seen, sitting, ready.compiled, target)
     failure = seen.failures.get("latency") or seen.failures.get("outputs")
     notes = list(ready.notes)
     counts = ready.model.counts

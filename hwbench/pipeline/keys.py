@@ -49,7 +49,7 @@ _DISTRIBUTIONS = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "
 """What compressing and exporting stand on; what plug-ins do, their traits say."""
 # The rooms whose code decides what is cached; a change of the report costs nobody a training.
 _MAKERS = ("workloads", "pruners", "compress", "export", "compile", "backends", "kernels")
-_MEASURERS = ("measure", "worker", "conditions", "connections", "meters", "stats")
+_MEASURERS = ("measurement", "worker", "conditions", "connections", "meters", "stats")
 
 
 # --------------------------------------------------------------------------------------------

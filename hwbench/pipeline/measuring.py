@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hwbench import files, measure
+from hwbench import files, measurement
 from hwbench.executor.jobs import Inputs
 from hwbench.pipeline import keys, scoring
 from hwbench.pipeline.prepare import Ready
@@ -31,7 +31,7 @@ def sit(context: Context, ready: Sequence[Ready], into: str = "") -> Sitting:
     kept = _kept(cache, entry, context.fresh)
     sitting = kept or cache.make(
         entry,
-        lambda folder: measure.measure(
+        lambda folder: measurement.measure(
             compiled,
             dense[0],
             context.target,
@@ -62,7 +62,7 @@ def duel(context: Context, batch: Sequence[CompiledModel], spec: MeasureSpec) ->
     entry = keys.duel(context.on, spec, batch, context.recipe.workload)
     sitting = _kept(context.cache, entry, context.fresh) or context.cache.make(
         entry,
-        lambda folder: measure.duel(
+        lambda folder: measurement.duel(
             batch,
             batch[0],
             context.target,
@@ -95,7 +95,7 @@ def outputs(
 
     def build(folder: Path) -> Answers:
         given = split.inputs if samples is None else _few(split.inputs, samples, folder)
-        return measure.answers(batch, on.target, spec, given, folder / "answers")
+        return measurement.answers(batch, on.target, spec, given, folder / "answers")
 
     answers = cache.make(entry, build)
     if any(m.failures for m in answers.measurements):

@@ -15,7 +15,7 @@ from hwbench.report.picture import picture
 from hwbench.report.prose import decision_json, decision_markdown
 from hwbench.report.table import csv, rows
 
-__all__ = ["rows", "write"]
+__all__ = ["decision_markdown", "picture", "rows", "write"]
 
 
 def write(study: Study, folder: Path) -> tuple[Path, ...]:

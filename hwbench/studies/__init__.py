@@ -7,6 +7,7 @@ from hwbench.pipeline.session import PHASES, Progress, Workspace
 from hwbench.studies.bench import Outcome, bench
 from hwbench.studies.budget import Fitted, fit
 from hwbench.studies.compare import ON, Comparison, compare
+from hwbench.studies.measure import SECONDS, ModelCost, ModelCosts, measure
 from hwbench.studies.offline import Packed, pack, unpack
 from hwbench.studies.plan import Forecast, forecast
 from hwbench.studies.predict import Foretold, foretell
@@ -17,10 +18,13 @@ from hwbench.studies.without_board import first_line, is_absent
 __all__ = [
     "ON",
     "PHASES",
+    "SECONDS",
     "Comparison",
     "Fitted",
     "Forecast",
     "Foretold",
+    "ModelCost",
+    "ModelCosts",
     "Outcome",
     "Packed",
     "Progress",
@@ -34,6 +38,7 @@ __all__ = [
     "forecast",
     "foretell",
     "is_absent",
+    "measure",
     "pack",
     "pick",
     "render",

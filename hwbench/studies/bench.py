@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench import measure, pareto, report, search, store
+from hwbench import measurement, pareto, report, search, store
 from hwbench.errors import StageError, TargetError, UserError
 from hwbench.pipeline import bundle, keys, session
 from hwbench.pipeline.energy_model import modelled
@@ -61,7 +61,7 @@ def bench(
     candidates = search.plan(recipe, target)
     away = is_absent(target)
     evidence: Evidence = Predicted() if away else Measured()
-    device = NOWHERE if away else measure.probe(target)
+    device = NOWHERE if away else measurement.probe(target)
     candidates, lost = runnable(candidates, target, device)
     with session.opened(recipe, target, workspace, progress, device=device) as context:
         study, ready, trusted = _study(context, candidates, evidence, lost)
@@ -87,7 +87,7 @@ def runnable(
     lost = {
         spec.kind: (spec.options, str(said[spec.kind]))
         for spec in target.backends
-        if str(said.get(spec.kind, "")).startswith(measure.UNAVAILABLE)
+        if str(said.get(spec.kind, "")).startswith(measurement.UNAVAILABLE)
     }
     left = tuple(
         c

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hwbench import files, measure, search, store
+from hwbench import files, measurement, search, store
 from hwbench.errors import UserError
 from hwbench.pipeline import keys, session
 from hwbench.pipeline.judge import judge
@@ -67,7 +67,7 @@ def fit(
     meets the budget is fine-tuned with the recipe's seeds. Without `budget`, the time of the
     uniform half is taken. Raises `UserError` when recipe and target share no such backend.
     """
-    device = measure.probe(target)
+    device = measurement.probe(target)
     with session.opened(
         recipe,
         target,

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hwbench import export, measure
-from hwbench.backends import named, revived
+from hwbench import measurement
 from hwbench.errors import StageError, UserError
-from hwbench.measure import compared
-from hwbench.measure.compared import Row
+from hwbench.measurement import compared
+from hwbench.measurement.compared import Row
 from hwbench.pipeline import session
 from hwbench.pipeline.prepare import Line
-from hwbench.records import (
-    Candidate,
-    CompiledModel,
-    Failure,
-    MeasureSpec,
-    PluginSpec,
-    TargetProfile,
-    digest,
-    file_digest,
-    from_json,
-)
-
-if TYPE_CHECKING:
-    import numpy as np
+from hwbench.records import CompiledModel, Failure, MeasureSpec, TargetProfile
+from hwbench.studies.finished import artifact, random_inputs, takes
 
 ON = ("latency_p50", "peak_memory")
 """The metrics in which B may not be worse."""
-_SAMPLES = 8
 _READINGS = 5
 """Of memory and energy each: one says nothing of the next."""
-_SEED = 0
 Show = Callable[[float, str], None]
 
 
@@ -90,17 +73,17 @@ def compare(
         folder = Path(name)
         show(0.0, "compiling")
         try:
-            first = _made(line, a, target, backend)
+            first = artifact(line, a, backend)
         except StageError as error:
             raise UserError(
                 f"cannot be measured: {error.what}", where=str(a), mend=error.mend or error.where
             ) from error
         try:
-            second = _made(line, b, target, backend)
+            second = artifact(line, b, backend)
         except StageError as error:
             return _lost(a, b, target, first, margin, Failure.of(error))
         _same_inputs(a, first, b, second)
-        inputs = _inputs(first, folder / "inputs.npy")
+        inputs = random_inputs(first, folder / "inputs.npy")
         return _measured(line, (a, first), (b, second), spec, inputs, margin, on, show)
 
 
@@ -117,14 +100,14 @@ def _measured(
     (a, first), (b, second), target, folder = one, other, line.target, inputs.parent
     pair = [first] if first.digest == second.digest else [first, second]
     show(0.0, "asking both for their answers")
-    answers = measure.answers(pair, target, spec, inputs, folder / "answers")
+    answers = measurement.answers(pair, target, spec, inputs, folder / "answers")
     broken = answers.of(first.digest).failures.get("outputs")
     if broken is not None:
         raise UserError(f"cannot be measured: {broken.message}", where=str(a), mend=broken.detail)
     broken = answers.of(second.digest).failures.get("outputs")
     if broken is not None:
         return _lost(a, b, target, first, margin, broken)
-    sitting = measure.measure(
+    sitting = measurement.measure(
         pair,
         first,
         target,
@@ -163,84 +146,14 @@ def _lost(
     return Comparison(str(a), str(b), target.name, kind, margin, (), (), why, True, ())
 
 
-# --------------------------------------------------------------------------------------------
-# artifacts
-
-
-def _made(line: Line, path: Path, target: TargetProfile, backend: str | None) -> CompiledModel:
-    """Return the artifact of an ONNX file, of a bundle, or of what a run chose."""
-    if not path.exists():
-        raise UserError("does not exist", where=str(path))
-    if path.is_file():
-        return _compiled(line, path, _spec(target, backend))
-    bundle = path if (path / "manifest.json").exists() else path / "model"
-    try:
-        manifest = json.loads((bundle / "manifest.json").read_text())
-        candidate = from_json(Candidate, revived(manifest)["candidate"])
-        entry, shape = manifest.get("entry"), manifest["input"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            "is no bundle and no run that chose a model",
-            where=str(path),
-            expected="an ONNX file, a run's folder, or its model/",
-        ) from error
-    if backend is not None or not entry:
-        spec = _spec(target, backend) if backend is not None else candidate.backend
-        return _compiled(line, bundle / "model.onnx", spec)
-    files = sorted(p for p in (bundle / "artifact").rglob("*") if p.is_file())
-    return CompiledModel(
-        candidate=candidate,
-        folder=bundle / "artifact",
-        entry=entry,
-        digest=digest({"files": [file_digest(p) for p in files], "candidate": candidate.key}),
-        artifact_bytes=sum(p.stat().st_size for p in files),
-        input_name=shape["name"],
-        input_shape=tuple(shape["shape"][1:]),
-        input_dtype=shape["dtype"],
-    )
-
-
-def _spec(target: TargetProfile, backend: str | None) -> PluginSpec:
-    if not target.backends:
-        raise UserError("names no backend", where=target.name)
-    if backend is None:
-        return named(target.backends[0])
-    # One that the target does not name runs with its own defaults.
-    return named(next((s for s in target.backends if s.kind == backend), PluginSpec(backend)))
-
-
-def _compiled(line: Line, path: Path, spec: PluginSpec) -> CompiledModel:
-    model, batch = export.read(path)
-    target = line.target
-    candidate = Candidate(model.spec, spec, target.name, batch or 1, target.threads)
-    return line.compiled(candidate, model).result()
-
-
 def _same_inputs(a: Path, first: CompiledModel, b: Path, second: CompiledModel) -> None:
-    wants = [
-        f"{m.input_dtype} of {m.candidate.batch} × {' × '.join(map(str, m.input_shape))}"
-        for m in (first, second)
-    ]
+    wants = [takes(model) for model in (first, second)]
     if wants[0] != wants[1]:
         raise UserError(
             f"takes {wants[1]}, {a.name} takes {wants[0]}",
             where=str(b),
             expected="two models with the same input",
         )
-
-
-def _inputs(model: CompiledModel, path: Path) -> Path:
-    """Write random inputs of a model's shape: normal numbers, or small integers."""
-    import numpy as np
-
-    rng = np.random.default_rng(_SEED)
-    shape = (max(_SAMPLES, model.candidate.batch), *model.input_shape)
-    kind = np.dtype(model.input_dtype)
-    values: np.ndarray = rng.standard_normal(shape)
-    if kind.kind != "f":
-        values = rng.integers(0, 2, shape)
-    np.save(path, values.astype(kind), allow_pickle=False)
-    return path
 
 
 def _agreement(a: Path | None, b: Path | None) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from hwbench import export, predict
+from hwbench import export, prediction
 from hwbench.connections import emulated
 from hwbench.errors import StageError, TargetError
 from hwbench.executor.jobs import Inputs
@@ -79,7 +79,7 @@ def emulated_check(
 
 def lacking(target: TargetProfile) -> str:
     """Return why a target's artifacts cannot be run in emulation here; empty if they can."""
-    core = predict.core_of(target)
+    core = prediction.core_of(target)
     if core not in _OLDER:
         return f"code for {core} may hold instructions that the emulated Cortex-A72 lacks"
     if not emulated.is_built():

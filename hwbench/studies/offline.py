@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench import files, measure, search
+from hwbench import files, measurement, search
 from hwbench.errors import UserError
-from hwbench.measure import parcel
+from hwbench.measurement import parcel
 from hwbench.pipeline import keys, session
 from hwbench.pipeline.prepare import Lost, prepare, ready_of
 from hwbench.pipeline.session import Progress, Workspace
@@ -74,7 +74,7 @@ def pack(
     reference = next(c for c in compiled if c.candidate.compression.is_dense)
     with files.said(to):
         to.mkdir(parents=True, exist_ok=True)
-    size = measure.pack(compiled, reference, target, context.spec, inputs, to, empties)
+    size = measurement.pack(compiled, reference, target, context.spec, inputs, to, empties)
     _register(recipe, target, compiled, workspace, to)
     failed = tuple(p for p in prepared if isinstance(p, Lost))
     return Packed(to, size, len({c.digest for c in compiled}), failed)

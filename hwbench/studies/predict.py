@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwbench import export, predict
+from hwbench import export, prediction
 from hwbench.errors import StageError, UserError
 from hwbench.pipeline import session
-from hwbench.predict import counts
-from hwbench.predict.cycles import Counts
+from hwbench.prediction import counts
+from hwbench.prediction.cycles import Counts
 from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
 
 
@@ -37,12 +37,12 @@ def foretell(
     model that counts if `count` is wanted and can be had here, else all by operator classes.
     Raises `UserError` when a file cannot be read, or nothing is known of the target's core.
     """
-    core = predict.core_of(target)
+    core = prediction.core_of(target)
     if core is None:
         raise UserError(
             "nothing can be predicted for this target: its backends name no core that is known",
             where=target.name,
-            expected=f"mcpu: one of {', '.join(predict.CORES)}",
+            expected=f"mcpu: one of {', '.join(prediction.CORES)}",
         )
     asked: list[tuple[Path, Candidate, OnnxModel]] = []
     for path in paths:
@@ -53,7 +53,7 @@ def foretell(
     lack = counts.lacking(core) if count else "it was not asked for"
     if lack:
         note = f"the model that counts is not used: {lack}"
-        found = [_noted(predict.value(model, one, core), note) for _, one, model in asked]
+        found = [_noted(prediction.value(model, one, core), note) for _, one, model in asked]
     else:
         found = _counted([(one, model) for _, one, model in asked], target, core)
     return tuple(
@@ -80,7 +80,7 @@ def _counted(
     return [
         failed[place]
         if place in failed
-        else predict.counted(candidate, seen[made[place].digest], core)
+        else prediction.counted(candidate, seen[made[place].digest], core)
         for place, (candidate, _) in enumerate(asked)
     ]
 

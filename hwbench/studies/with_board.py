@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hwbench import measure
+from hwbench import measurement
 from hwbench.pipeline import keys, measuring, scoring
 from hwbench.pipeline.confirm import confirm
 from hwbench.pipeline.judge import judge
@@ -48,7 +48,7 @@ class Measured:
     ) -> Mapping[str, scoring.Judged]:
         """Return the scores of what the artifacts answer on the device."""
         workload = context.recipe.workload
-        if measure.is_elsewhere(context.target):
+        if measurement.is_elsewhere(context.target):
             why = "a parcel carries the validation split only: the test split was not read"
             gone = missing(context.split("validation").metric, Source.MEASURED, why)
             return {p.candidate.key: (gone, None) for p in ready}

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hwbench import conditions, pareto, predict
+from hwbench import conditions, pareto, prediction
 from hwbench.backends import REFERENCE
 from hwbench.connections import local
 from hwbench.errors import StageError, UserError
@@ -16,7 +16,7 @@ from hwbench.pipeline.counted import counted
 from hwbench.pipeline.judge import failed
 from hwbench.pipeline.prepare import Lost, Prepared, Ready, ready_of
 from hwbench.pipeline.session import Context
-from hwbench.predict import counts
+from hwbench.prediction import counts
 from hwbench.records import (
     Answers,
     Candidate,
@@ -54,7 +54,7 @@ _MACHINES = {"aarch64": 183, "x86_64": 62}
 
 def is_absent(target: TargetProfile) -> bool:
     """Return whether a target is not there, but something can be said of it all the same."""
-    return target.connection is None and predict.core_of(target) is not None
+    return target.connection is None and prediction.core_of(target) is not None
 
 
 def first_line(target: TargetProfile) -> str:
@@ -128,7 +128,7 @@ class Predicted:
 
 def _latencies(context: Context, ready: Sequence[Ready]) -> Latencies:
     """Return the predicted latency of every candidate: all by the same model."""
-    core = predict.core_of(context.target)
+    core = prediction.core_of(context.target)
     assert core is not None
     lack = counts.lacking(core)
     if not lack:
@@ -136,21 +136,21 @@ def _latencies(context: Context, ready: Sequence[Ready]) -> Latencies:
             return _counted(context, ready, core)
         except StageError as error:
             lack = error.what
-    values = {p.candidate.key: predict.value(p.model, p.candidate, core) for p in ready}
+    values = {p.candidate.key: prediction.value(p.model, p.candidate, core) for p in ready}
     how = f"latency is predicted from operator classes; the model that counts is not used: {lack}"
     return Latencies(values, how)
 
 
 def _counted(context: Context, ready: Sequence[Ready], core: str) -> Latencies:
     """Return latencies by what the artifacts were counted to do, cached; raises `StageError`."""
-    source = sorted(p for p in Path(predict.__file__).parent.iterdir() if p.is_file())
+    source = sorted(p for p in Path(prediction.__file__).parent.iterdir() if p.is_file())
     artifacts = [p.compiled.digest for p in ready]
     entry = _PREDICTED.entry(artifacts=artifacts, by=file_digest(*source), on=core)
 
     def build(_folder: Path) -> Latencies:
         seen = counts.count([p.compiled for p in ready], core)
         values = {
-            p.candidate.key: predict.counted(p.candidate, seen[p.compiled.digest], core)
+            p.candidate.key: prediction.counted(p.candidate, seen[p.compiled.digest], core)
             for p in ready
         }
         how = "latency is predicted from what the artifacts did, counted in QEMU"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from hwbench import measure
+from hwbench import measurement
 from hwbench.errors import StageError
 from hwbench.registry import BACKENDS
 from hwbench.testing import models
@@ -300,7 +300,7 @@ def _expected(model: OnnxModel, x: np.ndarray) -> np.ndarray:
 def _worker_run(folder: Path, commands: tuple[Command, ...]) -> dict[str, dict[str, Any]]:
     """Return what the worker answers of each job, from its zip and nothing else of hwbench's."""
     folder.mkdir()
-    zipped = measure.worker_zip(folder / "worker.zip")
+    zipped = measurement.worker_zip(folder / "worker.zip")
     (folder / "job.json").write_text(json.dumps([json.loads(encode(c)) for c in commands]))
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, str(zipped), "run", str(folder)], check=True, cwd="/", env=bare)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import boards, config, measure
+from hwbench import boards, config, measurement
 from hwbench.connections._board import Board
 from hwbench.errors import TargetError
 from hwbench.registry import CONNECTIONS
@@ -229,7 +229,7 @@ def test_a_host_that_is_killed_leaves_nothing_running_there(desk: Desk) -> None:
 def test_tvms_runtime_loads_there_without_its_compiler(desk: Desk) -> None:
     path = desk.house.folder / "targets/board.yaml"
     path.write_text(path.read_text().replace("onnxruntime: {}", "tvm: {}, tvm_sparse: {}"))
-    found = measure.runtimes(config.load_target(str(path)))
+    found = measurement.runtimes(config.load_target(str(path)))
     assert len(found) == 2
     for said in found.values():
         assert said.startswith("apache-tvm ")
@@ -241,9 +241,9 @@ def test_setup_needs_no_network_and_no_pip_there(desk: Desk) -> None:
     path.write_text(path.read_text().replace("onnxruntime: {}", '"null": {}'))
     target = config.load_target(str(path))
     assert boards.setup(target) == "/home/pi/.hwbench/venv"
-    (said,) = measure.runtimes(target).values()
+    (said,) = measurement.runtimes(target).values()
     assert "numpy" in said
-    assert not said.startswith(measure.UNAVAILABLE)
+    assert not said.startswith(measurement.UNAVAILABLE)
     where = "import numpy; print(numpy.__file__)"
     found = subprocess.run(
         ["ssh", "-F", str(desk.board.config), "raspberrypi",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hwbench import config, predict, studies
+from hwbench import config, prediction, studies
 from hwbench.compile import compile_model
 from hwbench.connections import emulated as board
 from hwbench.errors import StageError
-from hwbench.predict import counts
-from hwbench.predict.cycles import Counts
+from hwbench.prediction import counts
+from hwbench.prediction.cycles import Counts
 from hwbench.records import Candidate, CompiledModel, Source
 from tests import artifacts, emulated
 
@@ -65,10 +65,10 @@ def test_counts_repeat_and_a_broken_artifact_is_its_own_failure(
     assert a.instructions > 10_000
     assert b.instructions == pytest.approx(a.instructions, rel=0.01)
     assert isinstance(found["broken"], StageError)
-    value = predict.counted(first.candidate, a, CORE)
+    value = prediction.counted(first.candidate, a, CORE)
     assert value.source is Source.PREDICTED
     assert value.value is not None
     assert value.low is not None
     assert value.high is not None
     assert value.low < value.value < value.high
-    assert predict.counted(first.candidate, found["broken"], CORE).value is None
+    assert prediction.counted(first.candidate, found["broken"], CORE).value is None

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from hwbench.measure import worker_zip
+from hwbench.measurement import worker_zip
 from hwbench.records import OnnxModel
 from hwbench.registry import BACKENDS
 from tests import artifacts, emulated

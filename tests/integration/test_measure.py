@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwbench import measure
+from hwbench import measurement
 from hwbench.errors import TargetError
-from hwbench.measure.package import worker_zip
+from hwbench.measurement.package import worker_zip
 from hwbench.records import CompiledModel, Measurement, PluginSpec, Sitting, Source, to_json
 from hwbench.worker.messages import Close, Command, Job, Open, Rounds, Settings, encode
 from tests import artifacts
@@ -72,7 +72,7 @@ def sitting(home: Path) -> Sitting:
         seen.append(share)
 
     spec = artifacts.spec(timeout=3.0)
-    found = measure.measure(
+    found = measurement.measure(
         batch, batch[0], artifacts.TARGET, spec, inputs, home / "raw", progress,
         empties=artifacts.empties(batch, home / "empty"),
     )  # fmt: skip
@@ -171,7 +171,7 @@ def test_the_same_call_again_measures_nothing_again(sitting: Sitting, home: Path
     batch = _artifacts(home, FAULTS)
     before = {p: p.read_bytes() for p in (home / "raw").glob("*.jsonl")}
     spec = artifacts.spec(timeout=3.0)
-    again = measure.measure(
+    again = measurement.measure(
         batch, batch[0], artifacts.TARGET, spec, home / "x.npy", home / "raw", _quiet,
         empties=artifacts.empties(batch, home / "empty-again"),
     )  # fmt: skip
@@ -183,7 +183,7 @@ def test_other_settings_begin_anew(home: Path, tmp_path: Path) -> None:
     batch = _artifacts(tmp_path, {"healthy": {}})
     inputs = artifacts.inputs(tmp_path / "x.npy")
     for seed in (0, 1):
-        measure.measure(
+        measurement.measure(
             batch,
             batch[0],
             artifacts.TARGET,
@@ -206,7 +206,7 @@ def test_a_reference_that_fails_stops_the_target(fault: str, at: int, tmp_path: 
     batch = _artifacts(tmp_path, {"broken": {"fault": fault, "at": at}, "healthy": {}})
     inputs = artifacts.inputs(tmp_path / "x.npy")
     with pytest.raises(TargetError, match="dense model cannot be measured"):
-        measure.measure(
+        measurement.measure(
             batch, batch[0], artifacts.TARGET, artifacts.QUICK, inputs, tmp_path / "raw", _quiet
         )
 
@@ -215,7 +215,7 @@ def test_duplicates_are_measured_once(tmp_path: Path) -> None:
     (one,) = _artifacts(tmp_path, {"healthy": {}})
     inputs = artifacts.inputs(tmp_path / "x.npy")
     spec = artifacts.spec(generations=1, looks=(2,))
-    found = measure.measure(
+    found = measurement.measure(
         [one, one], one, artifacts.TARGET, spec, inputs, tmp_path / "raw", _quiet
     )
     assert [m.artifact for m in found.measurements] == [one.digest]
@@ -225,7 +225,7 @@ def test_duplicates_are_measured_once(tmp_path: Path) -> None:
 def test_max_time_ends_it_with_what_there_is(tmp_path: Path) -> None:
     batch = _artifacts(tmp_path, {"healthy": {}, "other": {"spins": 5}})
     spec = artifacts.spec(max_time=0.001, generations=5)
-    found = measure.measure(
+    found = measurement.measure(
         batch,
         batch[0],
         artifacts.TARGET,
@@ -243,8 +243,8 @@ def test_a_target_without_a_meter(tmp_path: Path) -> None:
     target = dataclasses.replace(artifacts.TARGET, meters=())
     spec = artifacts.spec(generations=1, looks=(2,))
     inputs = artifacts.inputs(tmp_path / "x.npy")
-    found = measure.measure(batch, batch[0], target, spec, inputs, tmp_path / "raw", _quiet)
-    values = measure.values(found.measurements[0], found, batch[0], target)
+    found = measurement.measure(batch, batch[0], target, spec, inputs, tmp_path / "raw", _quiet)
+    values = measurement.values(found.measurements[0], found, batch[0], target)
     assert values["energy"].reason == "the target names no energy meter"
 
 
@@ -253,8 +253,8 @@ def test_a_meter_that_cannot_read_is_a_reason(tmp_path: Path) -> None:
     target = dataclasses.replace(artifacts.TARGET, meters=(PluginSpec("proxy"),))
     spec = artifacts.spec(generations=1, looks=(2,))
     inputs = artifacts.inputs(tmp_path / "x.npy")
-    found = measure.measure(batch, batch[0], target, spec, inputs, tmp_path / "raw", _quiet)
-    values = measure.values(found.measurements[0], found, batch[0], target)
+    found = measurement.measure(batch, batch[0], target, spec, inputs, tmp_path / "raw", _quiet)
+    values = measurement.values(found.measurements[0], found, batch[0], target)
     assert values["energy"].value is None
     assert "proxy" in values["energy"].reason
     assert values["latency_p50"].value is not None
@@ -266,7 +266,7 @@ def test_an_emulated_device_gives_outputs_only(
     monkeypatch.setenv("HWBENCH_EMULATED", "by a test")
     batch = _artifacts(tmp_path, {"healthy": {}})
     inputs = artifacts.inputs(tmp_path / "x.npy")
-    found = measure.measure(
+    found = measurement.measure(
         batch, batch[0], artifacts.TARGET, artifacts.QUICK, inputs, tmp_path / "raw", _quiet
     )
     (mine,) = found.measurements
@@ -278,7 +278,7 @@ def test_an_emulated_device_gives_outputs_only(
 def test_answers_are_outputs_and_nothing_else(tmp_path: Path) -> None:
     batch = _artifacts(tmp_path, {"healthy": {}, "nan": {"fault": "nan"}})
     inputs = artifacts.inputs(tmp_path / "x.npy")
-    found = measure.answers(batch, artifacts.TARGET, artifacts.QUICK, inputs, tmp_path / "raw")
+    found = measurement.answers(batch, artifacts.TARGET, artifacts.QUICK, inputs, tmp_path / "raw")
     healthy, broken = (found.of(c.digest) for c in batch)
     assert healthy.outputs is not None
     np.testing.assert_array_equal(np.load(healthy.outputs), np.load(inputs))
@@ -294,25 +294,25 @@ def test_probe_tells_versions() -> None:
     target = dataclasses.replace(
         artifacts.TARGET, backends=(PluginSpec("onnxruntime"), PluginSpec("null"))
     )
-    found = measure.probe(target)
+    found = measurement.probe(target)
     assert found.software["backends"]["onnxruntime"].startswith("onnxruntime ")
-    assert found.fingerprint == measure.probe(target).fingerprint
+    assert found.fingerprint == measurement.probe(target).fingerprint
 
 
 def test_probe_says_what_is_missing() -> None:
     target = dataclasses.replace(artifacts.TARGET, connection=None, how_to_reach="Plug it in.")
     with pytest.raises(TargetError) as caught:
-        measure.probe(target)
+        measurement.probe(target)
     assert "Plug it in." in str(caught.value)
     other = dataclasses.replace(artifacts.TARGET, isa="riscv64")
     with pytest.raises(TargetError, match="the device is"):
-        measure.probe(other)
+        measurement.probe(other)
     nowhere = PluginSpec("local", {"python": "/no/python"})
     with pytest.raises(TargetError, match="/no/python"):
-        measure.probe(dataclasses.replace(artifacts.TARGET, connection=nowhere))
+        measurement.probe(dataclasses.replace(artifacts.TARGET, connection=nowhere))
     broken = PluginSpec("local", {"python": "/bin/false"})
     with pytest.raises(TargetError, match="ended"):
-        measure.probe(dataclasses.replace(artifacts.TARGET, connection=broken))
+        measurement.probe(dataclasses.replace(artifacts.TARGET, connection=broken))
 
 
 # --------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_probe_says_what_is_missing() -> None:
 _HOST = """
 import os, signal, sys
 from pathlib import Path
-from hwbench import measure
+from hwbench import measurement
 from tests import artifacts
 from tests.integration import test_measure as here
 
@@ -331,7 +331,7 @@ def progress(share, label):
     if stop in label:
         os.kill(os.getpid(), signal.SIGKILL)
 
-measure.measure(batch, batch[0], artifacts.TARGET, here.RESUMED, folder / "x.npy",
+measurement.measure(batch, batch[0], artifacts.TARGET, here.RESUMED, folder / "x.npy",
                 folder / "raw", progress)
 """
 TWO: Mapping[str, Mapping[str, object]] = {"healthy": {}, "other": {"spins": 5}}
@@ -357,7 +357,7 @@ def test_killed_in_the_middle_it_goes_on(stop: str, kept: set[str], tmp_path: Pa
     before = {p.name: p.read_bytes() for p in raw.glob("*.jsonl")}
     assert kept <= before.keys()
     batch = _artifacts(tmp_path, TWO)
-    found = measure.measure(
+    found = measurement.measure(
         batch, batch[0], artifacts.TARGET, RESUMED, tmp_path / "x.npy", raw, _quiet
     )
     assert [len(m.latency) for m in found.measurements] == [3, 3]
@@ -448,7 +448,7 @@ def test_commands_from_a_file(tmp_path: Path) -> None:
 def test_without_an_empty_artifact_nothing_is_said_of_the_runtimes_memory(tmp_path: Path) -> None:
     batch = _artifacts(tmp_path, {"healthy": {}})
     inputs = artifacts.inputs(tmp_path / "x.npy")
-    found = measure.measure(
+    found = measurement.measure(
         batch, batch[0], artifacts.TARGET, artifacts.spec(), inputs, tmp_path / "raw", _quiet
     )
     memory = found.of(batch[0].digest).memory

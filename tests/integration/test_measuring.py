@@ -17,8 +17,8 @@ from hwbench import studies
 from hwbench.cli.shell import run
 from hwbench.errors import UserError
 from hwbench.instruments import selftest
-from hwbench.measure import doctor, trial
-from hwbench.measure.device import opened
+from hwbench.measurement import doctor, trial
+from hwbench.measurement.device import opened
 from hwbench.records import to_json
 from tests import artifacts
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import measure, store, studies
+from hwbench import measurement, store, studies
 from hwbench.errors import TargetError, UserError
-from hwbench.measure.parcel import Parcel, recorded
+from hwbench.measurement.parcel import Parcel, recorded
 from hwbench.records import CompiledModel, Measurement, PluginSpec, Source
 from hwbench.worker.messages import Outputs, encode
 from tests import artifacts
@@ -66,7 +66,7 @@ def packed(tmp_path: Path) -> Path:
     folder.mkdir()
     inputs = artifacts.inputs(tmp_path / "x.npy")
     empties = artifacts.empties(models, tmp_path / "empty")
-    size = measure.pack(models, models[0], artifacts.TARGET, SPEC, inputs, folder, empties)
+    size = measurement.pack(models, models[0], artifacts.TARGET, SPEC, inputs, folder, empties)
     assert size == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return folder
 
@@ -151,10 +151,10 @@ def test_a_machine_with_torch_and_numpy_alone_measures(tmp_path: Path) -> None:
     packed = tmp_path / "parcel"
     packed.mkdir()
     inputs = artifacts.inputs(tmp_path / "x.npy")
-    measure.pack(models, models[0], target, SPEC, inputs, packed)
+    measurement.pack(models, models[0], target, SPEC, inputs, packed)
     worker(packed, path=str(bare))
     played = PluginSpec("parcel", {"folder": str(packed)})
-    sitting = measure.measure(
+    sitting = measurement.measure(
         models, models[0], dataclasses.replace(target, connection=played), SPEC, inputs,
         tmp_path / "s", lambda _s, _l: None,
     )  # fmt: skip
@@ -169,7 +169,7 @@ def _sat(packed: Path, tmp_path: Path) -> tuple[Measurement, ...]:
     played = PluginSpec("parcel", {"folder": str(packed)})
     target = dataclasses.replace(artifacts.TARGET, connection=played)
     models = made(tmp_path)
-    sitting = measure.measure(
+    sitting = measurement.measure(
         models, models[0], target, SPEC, tmp_path / "x.npy", tmp_path / "s", lambda _s, _l: None,
         empties=artifacts.empties(models, tmp_path / "empty-again"),
     )  # fmt: skip

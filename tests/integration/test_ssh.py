@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hwbench import config, measure
+from hwbench import config, measurement
 from hwbench.connections import _link, ssh
 from hwbench.errors import TargetError, UserError
 from hwbench.registry import CONNECTIONS
@@ -248,8 +248,9 @@ def test_a_runtime_that_does_not_load_is_said(server: Loopback, tmp_path: Path) 
         'backends: {tvm: {}, "null": {}}\n'
         f"connection: {json.dumps({'kind': 'ssh', **server.options(python=str(python))})}\n"
     )
-    found = measure.runtimes(config.load_target(str(tmp_path / "board.yaml")))
-    assert found["tvm"].startswith(f"{measure.UNAVAILABLE}: TVM's libtvm_runtime.so does not load")
+    found = measurement.runtimes(config.load_target(str(tmp_path / "board.yaml")))
+    why = "TVM's libtvm_runtime.so does not load"
+    assert found["tvm"].startswith(f"{measurement.UNAVAILABLE}: {why}")
     assert "null" in found["null"]
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from hwbench import stats
-from hwbench.measure import beside, compared
-from hwbench.measure.generation import Generation
-from hwbench.measure.latency import beaten_by
+from hwbench.measurement import beside, compared
+from hwbench.measurement.generation import Generation
+from hwbench.measurement.latency import beaten_by
 from hwbench.records import (
     CompiledModel,
     Conditions,

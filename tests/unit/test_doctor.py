@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hwbench import conditions
-from hwbench.measure import doctor
-from hwbench.measure.doctor import Check, Grade, checks
-from hwbench.measure.trial import Trial
+from hwbench.measurement import doctor
+from hwbench.measurement.doctor import Check, Grade, checks
+from hwbench.measurement.trial import Trial
 from hwbench.records import Conditions, PluginSpec, TargetProfile
 from tests import artifacts, noise
 

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench import measure, stats
+from hwbench import measurement, stats
 from hwbench.connections import local
 from hwbench.errors import TargetError
-from hwbench.measure import generation, memory
-from hwbench.measure.device import Device, check_identity
-from hwbench.measure.generation import Generation
-from hwbench.measure.latency import Latencies, Room, agree, grouped, is_torn
-from hwbench.measure.shipment import Artifact, kind_of
+from hwbench.measurement import generation, memory
+from hwbench.measurement.device import Device, check_identity
+from hwbench.measurement.generation import Generation
+from hwbench.measurement.latency import Latencies, Room, agree, grouped, is_torn
+from hwbench.measurement.shipment import Artifact, kind_of
 from hwbench.records import (
     CompiledModel,
     Conditions,
@@ -136,29 +136,29 @@ def _sitting(*measurements: Measurement) -> Sitting:
 def test_latency_is_the_ratio_times_the_reference(compiled: CompiledModel) -> None:
     mine = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, 1.01, 0.99))
     sitting = _sitting(mine)
-    found = measure.values(mine, sitting, compiled, artifacts.TARGET)["latency_p50"]
+    found = measurement.values(mine, sitting, compiled, artifacts.TARGET)["latency_p50"]
     assert found.value == pytest.approx(1.0, rel=0.01)
     assert found.low is not None
     assert found.high is not None
     assert found.low < 1.0 < found.high
     assert found.high / found.low < 1.05
-    own = measure.values(sitting.reference, sitting, compiled, artifacts.TARGET)["latency_p50"]
+    own = measurement.values(sitting.reference, sitting, compiled, artifacts.TARGET)["latency_p50"]
     assert own.value == own.low == own.high == pytest.approx(2.0, rel=0.01)
 
 
 def test_a_tail_needs_enough_calls(compiled: CompiledModel) -> None:
     few = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, calls=5, rounds=2))
-    found = measure.values(few, _sitting(few), compiled, artifacts.TARGET)
+    found = measurement.values(few, _sitting(few), compiled, artifacts.TARGET)
     assert found["latency_p90"].value is None
     assert "10 calls" in found["latency_p90"].reason
     many = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, 1.0))
-    found = measure.values(many, _sitting(many), compiled, artifacts.TARGET)
+    found = measurement.values(many, _sitting(many), compiled, artifacts.TARGET)
     assert found["latency_p90"].value == pytest.approx(1.0, rel=0.01)
 
 
 def test_what_a_process_does_once(compiled: CompiledModel) -> None:
     mine = Measurement("c", Source.MEASURED, _processes("c", "candidate", 1.0, 1.0, 1.0))
-    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    found = measurement.values(mine, _sitting(mine), compiled, artifacts.TARGET)
     assert found["load_time"].value == 1.5  # of 0.5, 1.5, 2.5
     assert found["first_inference"].value == 0.25
     assert found["artifact_bytes"].value == compiled.artifact_bytes
@@ -178,7 +178,7 @@ def test_memory_is_the_models_share(
     compiled: CompiledModel, empty: int | None, value: float | None, said: str
 ) -> None:
     mine = Measurement("c", Source.MEASURED, memory=MemoryReading(50, 90, 95, 1_000_000, empty))
-    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    found = measurement.values(mine, _sitting(mine), compiled, artifacts.TARGET)
     assert found["process_memory"].value == 1_000_000.0
     peak = found["peak_memory"]
     assert peak.value == value
@@ -198,7 +198,7 @@ def test_memory_is_the_models_share(
 def test_joules_carry_their_source(compiled: CompiledModel, tier: str, source: Source) -> None:
     reading = EnergyReading(6.0, 3, 1.0, None, "some meter", tier)
     mine = Measurement("c", Source.MEASURED, energy=reading)
-    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)["energy"]
+    found = measurement.values(mine, _sitting(mine), compiled, artifacts.TARGET)["energy"]
     assert (found.value, found.source) == (2.0, source)
     assert "some meter" in found.note
     assert tier in found.note
@@ -207,7 +207,7 @@ def test_joules_carry_their_source(compiled: CompiledModel, tier: str, source: S
 def test_what_is_missing_says_why(compiled: CompiledModel) -> None:
     failures = {"latency": Failure("measure", "it crashed")}
     mine = Measurement("c", Source.MEASURED, failures=failures)
-    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    found = measurement.values(mine, _sitting(mine), compiled, artifacts.TARGET)
     for metric in ("latency_p50", "latency_p90", "load_time", "first_inference"):
         assert (found[metric].value, found[metric].reason) == (None, "it crashed")
     for metric in ("peak_memory", "process_memory", "energy"):
@@ -217,7 +217,7 @@ def test_what_is_missing_says_why(compiled: CompiledModel) -> None:
 
 def test_an_emulated_device_tells_no_times(compiled: CompiledModel) -> None:
     mine = Measurement("c", Source.EMULATED)
-    found = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)
+    found = measurement.values(mine, _sitting(mine), compiled, artifacts.TARGET)
     assert found.pop("artifact_bytes").value
     # Planned by the compiler, wherever the artifact then runs; here it planned nothing.
     assert found.pop("planned_memory").source is Source.STATIC
@@ -280,7 +280,7 @@ def test_gpu_memory_is_the_allocators_or_the_drivers_less_an_empty_model(
     words = []
     for reading in readings:
         mine = Measurement("c", Source.MEASURED, memory=reading)
-        value = measure.values(mine, _sitting(mine), compiled, artifacts.TARGET)["peak_memory"]
+        value = measurement.values(mine, _sitting(mine), compiled, artifacts.TARGET)["peak_memory"]
         assert value.value == reading.share
         words.append(value.note or value.reason or "")
     assert "by the runtime's allocator (128 B reserved, by NVML 560 B with the context" in words[0]

@@ -16,7 +16,7 @@ import pytest
 from hwbench import conditions
 from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import TargetError
-from hwbench.measure.device import check_identity
+from hwbench.measurement.device import check_identity
 from hwbench.records import Conditions, Gpu
 from tests import artifacts, recorded_gpu
 
@@ -171,7 +171,7 @@ def test_a_session_drops_what_was_slowed_and_counts_joules(
     library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole protocol with a GPU beside it: the double computes, the trace says how it feels."""
-    from hwbench import measure
+    from hwbench import measurement
     from hwbench.records import PluginSpec
 
     trace = tmp_path / "trace"
@@ -189,7 +189,7 @@ def test_a_session_drops_what_was_slowed_and_counts_joules(
     ]
     inputs = artifacts.inputs(tmp_path / "x.npy")
     spec = artifacts.spec(generations=1, looks=(4,))
-    sitting = measure.measure(
+    sitting = measurement.measure(
         made, made[0], target, spec, inputs, tmp_path / "s", lambda _s, _l: None
     )
     assert any("dropped" in n and "900 MHz of 1980 MHz" in n for n in sitting.notes)

@@ -20,7 +20,7 @@ print(keys.toolchain(), keys.measuring_code())
 PACK = """
 import sys
 from pathlib import Path
-from hwbench.measure import worker_zip
+from hwbench.measurement import worker_zip
 worker_zip(Path(sys.argv[1]))
 """
 FIRST = """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from hwbench.measure import precision
+from hwbench.measurement import precision
 from hwbench.records import Process
 from tests import noise
 

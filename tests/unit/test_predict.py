@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import predict
+from hwbench import prediction
 from hwbench.errors import StageError
 from hwbench.instruments import predict_fit, predict_validate
 from hwbench.pareto import compare
-from hwbench.predict import classes, cycles, price
+from hwbench.prediction import classes, cycles, price
 from hwbench.records import Layer, OnnxModel, Source, Value
 from tests import artifacts
 
@@ -47,7 +47,7 @@ def test_a_model_that_misses_its_bar_says_so() -> None:
 
 
 def test_the_committed_coefficients_are_those_of_the_committed_data() -> None:
-    path = Path(predict.__file__).with_name("coefficients.json")
+    path = Path(prediction.__file__).with_name("coefficients.json")
     kept, made = json.loads(path.read_text()), predict_fit.coefficients(predict_fit.published())
     assert kept["from"] == made["from"]
     for core, figures in made["cores"].items():
@@ -86,9 +86,9 @@ def test_every_layer_has_its_class(model: OnnxModel) -> None:
     assert sums["linear"] == 5 * 7
 
 
-@pytest.mark.parametrize("core", predict.CORES)
+@pytest.mark.parametrize("core", prediction.CORES)
 def test_a_prediction_has_a_band_and_its_layers_add_up(model: OnnxModel, core: str) -> None:
-    found = predict.predict(model, core)
+    found = prediction.predict(model, core)
     assert 0 < found.low < found.seconds < found.high
     assert found.low < 0.91 * found.seconds, "another runtime than the published one"
     assert found.high > 1.44 * found.seconds
@@ -96,7 +96,7 @@ def test_a_prediction_has_a_band_and_its_layers_add_up(model: OnnxModel, core: s
 
 
 def test_the_slower_core_is_predicted_slower(model: OnnxModel) -> None:
-    slow, middle, fast = (predict.predict(model, core).seconds for core in predict.CORES)
+    slow, middle, fast = (prediction.predict(model, core).seconds for core in prediction.CORES)
     assert slow > middle > fast
 
 
@@ -112,18 +112,18 @@ def test_what_cannot_be_predicted_is_missing_with_a_reason(
         given = dataclasses.replace(given, export=dataclasses.replace(given.export, **change))
     else:
         given = dataclasses.replace(given, **change)
-    value = predict.value(model, given, "cortex-a72")
+    value = prediction.value(model, given, "cortex-a72")
     assert value.value is None
     assert why in value.reason
     assert value.source is Source.PREDICTED
-    known = predict.value(model, artifacts.candidate("onnxruntime"), "cortex-a72")
+    known = prediction.value(model, artifacts.candidate("onnxruntime"), "cortex-a72")
     assert known.value is not None
     assert known.source is Source.PREDICTED
 
 
 def test_an_unknown_core_is_refused(model: OnnxModel) -> None:
     with pytest.raises(StageError, match="no published times"):
-        predict.predict(model, "cortex-m4")
+        prediction.predict(model, "cortex-m4")
 
 
 def test_counts_are_read_and_a_broken_file_is_not(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_counts_are_read_and_a_broken_file_is_not(tmp_path: Path) -> None:
         cycles.read(path)
 
 
-@pytest.mark.parametrize("core", predict.CORES)
+@pytest.mark.parametrize("core", prediction.CORES)
 def test_what_was_counted_has_a_price_on_every_core(core: str) -> None:
     assert price.has_counts(core)
     misses = tuple(10**5 // 10**level for level in range(len(cycles.CORES[core].caches)))
@@ -154,7 +154,7 @@ def test_zeros_pay_where_they_are_skipped_and_nowhere_else(model: OnnxModel) -> 
     sparse = artifacts.with_layers(model, *nine_of_ten)
 
     def seconds(of: OnnxModel, backend: str, pattern: str = "unstructured") -> float:
-        return predict.predict(of, "cortex-a72", backend, pattern).seconds
+        return prediction.predict(of, "cortex-a72", backend, pattern).seconds
 
     assert seconds(sparse, "onnxruntime") == seconds(model, "onnxruntime")
     assert seconds(sparse, "tvm_sparse") < 0.6 * seconds(model, "tvm_sparse")

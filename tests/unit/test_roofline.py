@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hwbench import measure, report
+from hwbench import measurement, report
 from hwbench.backends import _torch_roof
 from hwbench.backends._torch_layers import Replaced
 from hwbench.backends._torch_net import Conv2d, Linear
@@ -167,7 +167,7 @@ def test_a_sitting_asks_after_the_energy_and_says_who_has_none(tmp_path: Path) -
     def sit(name: str, *, asked: bool) -> tuple[Measurement, ...]:
         spec = artifacts.spec(roofline=asked, generations=1, looks=(2,), timeout=120.0)
         where = tmp_path / name
-        return measure.measure(
+        return measurement.measure(
             batch, batch[0], artifacts.TARGET, spec, inputs, where, lambda _s, _l: None
         ).measurements
 

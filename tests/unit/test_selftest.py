@@ -9,7 +9,7 @@ import pytest
 from hwbench.config.measure import POLICIES
 from hwbench.instruments import selftest
 from hwbench.instruments.selftest import Row
-from hwbench.measure.trial import Trial
+from hwbench.measurement.trial import Trial
 from hwbench.records import Failure
 from tests import noise
 

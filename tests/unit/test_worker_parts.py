@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwbench.errors import UserError
-from hwbench.measure import worker_zip
+from hwbench.measurement import worker_zip
 from hwbench.records import PluginSpec
 from hwbench.worker import stopwatch
 from hwbench.worker.messages import (

@@ -1,8 +1,8 @@
 """Price the kernels of the backends for the Cortex-A72, by class of layer, pattern and sparsity.
 
 ``python docs/tools/predict/kernel_prices.py [CLASS ...]`` compiles layers for the board, counts
-them under QEMU (see hwbench/predict/counts.py for what that needs) and writes what they take, as a
-share of what the operator classes say of the dense layer, to hwbench/predict/prices.json. With
+them under QEMU (see hwbench/prediction/counts.py for what that needs) and writes what they take, as
+a share of what the operator classes say of the dense layer, to hwbench/prediction/prices.json. With
 classes named, the others there are kept.
 """
 
@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwbench import config, export, files
 from hwbench.compile import compile_model
-from hwbench.predict import counts, price
+from hwbench.prediction import counts, price
 from hwbench.records import Candidate, CompiledModel, OnnxModel, TargetProfile
 
 CORE = "cortex-a72"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hwbench
-from hwbench import measure, studies
+from hwbench import measurement, studies
 from hwbench.errors import TargetError, UserError
 from hwbench.pipeline.keys import versions
 from hwbench.pipeline.prepare import found as find_prepared
@@ -36,7 +36,7 @@ def set_baseline(
     Raises `TargetError` when the device cannot be used or its session is not to be trusted: a
     baseline must not be one of those.
     """
-    measure.probe(target)  # a bench of a device that is not there may predict; a baseline may not
+    measurement.probe(target)  # without its device a bench may predict; a baseline may not
     outcome = studies.bench(recipe, target, workspace, progress)
     study = outcome.study
     if not outcome.trusted or study.conditions is None:

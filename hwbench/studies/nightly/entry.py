@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench import measure, pareto, search
+from hwbench import measurement, pareto, search
 from hwbench.conditions import differences
 from hwbench.errors import StageError, UserError
 from hwbench.pipeline import keys
@@ -64,7 +64,7 @@ def run_entry(
     `TargetError` when the device cannot be reached.
     """
     since = time.monotonic()
-    device = measure.probe(target)
+    device = measurement.probe(target)
     pin = baseline.current(workspace.reports, target.name, recipe.name)
     root, home = baseline.homes(workspace.reports, target.name, recipe.name)
     pinned_set = pinned_models.load(home, pin.artifacts)

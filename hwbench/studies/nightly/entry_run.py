@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench import measure
+from hwbench import measurement
 from hwbench.pipeline.prepare import Prepared
 from hwbench.pipeline.session import Context
 from hwbench.records import Floor, NightlyPlan, Pin, Sitting
@@ -44,7 +44,7 @@ class EntryRun:
         spec = dataclasses.replace(context.spec, seed=seed)
         models = [m.compiled for p in pairs for m in (p.pinned, p.tonight)]
         phase = "measure" if name == "first" else "confirm"
-        return measure.measure(
+        return measurement.measure(
             models,
             reference(self.pinned).compiled,
             context.target,

@@ -20,7 +20,7 @@ from typing import Any
 from hwbench import files
 from hwbench.backends import revived
 from hwbench.errors import UserError
-from hwbench.measure import worker_zip
+from hwbench.measurement import worker_zip
 from hwbench.pipeline.prepare import Ready
 from hwbench.records import (
     CompiledModel,

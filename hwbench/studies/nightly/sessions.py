@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwbench import measure, stats
+from hwbench import measurement, stats
 from hwbench.errors import StageError
 from hwbench.executor.jobs import Inputs
-from hwbench.measure.values import once
+from hwbench.measurement.values import once
 from hwbench.pipeline import scoring
 from hwbench.pipeline.session import Context
 from hwbench.records import (
@@ -64,8 +64,8 @@ def changes(
         sides = (pair.pinned, pair.tonight)
         pinned, tonight = (session.of(m.compiled.digest) for m in sides)
         before, now = (
-            {**measure.values(session.of(m.compiled.digest), session, m.compiled, context.target)}
-            for m in sides
+            {**measurement.values(seen, session, m.compiled, context.target)}
+            for m, seen in zip(sides, (pinned, tonight), strict=True)
         )
         score = _scores(context, sides, (pinned, tonight), data)
         for metric in (*_VIEWS, *_EXACT):
@@ -158,9 +158,9 @@ def _scores(
     data: Inputs,
 ) -> tuple[Value, Value]:
     scores = []
-    for model, measurement in zip(models, measured, strict=True):
-        future = scoring.asked(context.line, context.recipe.workload, model.onnx, measurement, data)
-        scores.append(scoring.score(future, measurement, data, measurement.source)[0])
+    for model, one in zip(models, measured, strict=True):
+        future = scoring.asked(context.line, context.recipe.workload, model.onnx, one, data)
+        scores.append(scoring.score(future, one, data, one.source)[0])
     return scores[0], scores[1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hwbench.measure.device import Device
+from hwbench.measurement.device import Device
 from hwbench.records import CompiledModel, EmptyModel, MeasureSpec, TargetProfile, digest
 from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Job, Settings

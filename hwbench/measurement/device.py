@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from hwbench.conditions.parsers import KERNEL_FLAGS
 from hwbench.errors import TargetError
-from hwbench.measure import parcel
-from hwbench.measure.package import worker_zip
+from hwbench.measurement import parcel
+from hwbench.measurement.package import worker_zip
 from hwbench.protocols import Channel, Connection
 from hwbench.records import Conditions, TargetProfile, from_json
 from hwbench.registry import BACKENDS, CONNECTIONS

@@ -1,7 +1,7 @@
 """In the emulated board: run each artifact once between two marks, for blockcount to count.
 
-``python -m hwbench.predict.once JOBS.json`` prints a JSON line an artifact: whether a stretch was
-marked for it, and why it failed if it did.
+``python -m hwbench.prediction.once JOBS.json`` prints a JSON line an artifact: whether a stretch
+was marked for it, and why it failed if it did.
 """
 
 from __future__ import annotations

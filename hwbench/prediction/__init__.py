@@ -5,6 +5,6 @@ latencies (by `hwbench.instruments.predict_fit`). Where QEMU and an emulated boa
 `counts` has the better model. docs/prediction.md says how good both are.
 """
 
-from hwbench.predict.price import CORES, Prediction, core_of, counted, predict, value
+from hwbench.prediction.price import CORES, Prediction, core_of, counted, predict, value
 
 __all__ = ["CORES", "Prediction", "core_of", "counted", "predict", "value"]

@@ -21,8 +21,8 @@ import hwbench
 from hwbench import files
 from hwbench.connections import emulated
 from hwbench.errors import StageError
-from hwbench.predict import price
-from hwbench.predict.cycles import CORES, Core, Counts, read
+from hwbench.prediction import price
+from hwbench.prediction.cycles import CORES, Core, Counts, read
 from hwbench.records import CompiledModel, file_digest
 
 SOURCE = "HWBENCH_BLOCKCOUNT"
@@ -112,7 +112,7 @@ def _emulate(core: Core, out: Path, jobs: Path) -> subprocess.CompletedProcess[s
     }
     plugin = f"{_plugin()},out={out},caches={core.geometry}"
     command = ["qemu-aarch64", "-L", str(root), "-cpu", core.name, "-plugin", plugin,
-               str(root / _PYTHON), "-m", "hwbench.predict.once", str(jobs)]  # fmt: skip
+               str(root / _PYTHON), "-m", "hwbench.prediction.once", str(jobs)]  # fmt: skip
     try:
         return subprocess.run(
             command,

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hwbench.measure import passes
-from hwbench.measure.device import Device
-from hwbench.measure.shipment import Artifact, empty_jobs, kind_of, settings_of
+from hwbench.measurement import passes
+from hwbench.measurement.device import Device
+from hwbench.measurement.shipment import Artifact, empty_jobs, kind_of, settings_of
 from hwbench.records import EmptyModel, MeasureSpec, MemoryReading, TargetProfile
 from hwbench.registry import BACKENDS
 from hwbench.worker.messages import Job, Memory, Settings

@@ -14,13 +14,13 @@ from typing import Any
 from hwbench import files, stats
 from hwbench.conditions import differences
 from hwbench.errors import TargetError
-from hwbench.measure import device as devices
-from hwbench.measure import passes
-from hwbench.measure.device import Device
-from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.latency import Latencies, Latency, Room
-from hwbench.measure.memory import readings
-from hwbench.measure.shipment import (
+from hwbench.measurement import device as devices
+from hwbench.measurement import passes
+from hwbench.measurement.device import Device
+from hwbench.measurement.generation import REFERENCE, SHADOW
+from hwbench.measurement.latency import Latencies, Latency, Room
+from hwbench.measurement.memory import readings
+from hwbench.measurement.shipment import (
     Artifact,
     settings_of,
     shipped,
@@ -104,7 +104,7 @@ class Table:
         return Answers(tuple(self._measurement(name, {}, {}, ()) for name in self._artifacts))
 
     def sit(self, worth: Worth, stand_ins: Sequence[CompiledModel] = ()) -> Sitting:
-        """Return all passes; see `hwbench.measure.sitting.measure`."""
+        """Return all passes; see `hwbench.measurement.sitting.measure`."""
         assert self._reference is not None
         now, emulated = self._device.feel()
         before = self._begun(self._device.conditions())

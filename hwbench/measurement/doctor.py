@@ -19,8 +19,8 @@ from hwbench import stats, units
 from hwbench.conditions import throttle_words
 from hwbench.conditions.nvml import slowed_by
 from hwbench.errors import StageError, TargetError
-from hwbench.measure import trial
-from hwbench.measure.device import UNAVAILABLE, Device, check_identity, opened
+from hwbench.measurement import trial
+from hwbench.measurement.device import UNAVAILABLE, Device, check_identity, opened
 from hwbench.records import Conditions, MeasureSpec, PluginSpec, TargetProfile
 from hwbench.registry import METERS, is_remote
 from hwbench.worker.messages import Energy

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hwbench.measure import device as devices
-from hwbench.measure.table import Progress, Table, Worth
+from hwbench.measurement import device as devices
+from hwbench.measurement.table import Progress, Table, Worth
 from hwbench.records import Answers, CompiledModel, EmptyModel, MeasureSpec, Sitting, TargetProfile
 
 

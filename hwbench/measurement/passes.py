@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import files
-from hwbench.measure.device import Device
+from hwbench.measurement.device import Device
 from hwbench.records import Failure, from_json
 from hwbench.worker.messages import Command, Job
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from hwbench import stats
 from hwbench.backends import DOUBLE
-from hwbench.measure import generation, precision
-from hwbench.measure.device import Device
-from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.shipment import settings_of
+from hwbench.measurement import generation, precision
+from hwbench.measurement.device import Device
+from hwbench.measurement.generation import REFERENCE, SHADOW
+from hwbench.measurement.shipment import settings_of
 from hwbench.records import (
     CompiledModel,
     Failure,

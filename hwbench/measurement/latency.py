@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hwbench import stats
 from hwbench.errors import StageError
-from hwbench.measure import generation, precision
-from hwbench.measure.device import Device
-from hwbench.measure.generation import REFERENCE, SHADOW, Generation
+from hwbench.measurement import generation, precision
+from hwbench.measurement.device import Device
+from hwbench.measurement.generation import REFERENCE, SHADOW, Generation
 from hwbench.records import Failure, MeasureSpec, Process
 from hwbench.worker.messages import Job, Settings
 

@@ -1,8 +1,8 @@
 """Everything one sitting needs as a folder, for a device that no host can reach.
 
 The folder holds the worker, the artifacts, the inputs and ``job.json``, the list of commands
-that a host would have given. ``python3 worker.zip run`` does them there; `hwbench.measure.parcel`
-plays the answers back here.
+that a host would have given. ``python3 worker.zip run`` does them there;
+`hwbench.measurement.parcel` plays the answers back here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hwbench import files
-from hwbench.measure.device import feeling, look
-from hwbench.measure.generation import REFERENCE, SHADOW
-from hwbench.measure.latency import Room, grouped
-from hwbench.measure.memory import named, variants_of, varied
-from hwbench.measure.package import worker_zip
-from hwbench.measure.shipment import (
+from hwbench.measurement.device import feeling, look
+from hwbench.measurement.generation import REFERENCE, SHADOW
+from hwbench.measurement.latency import Room, grouped
+from hwbench.measurement.memory import named, variants_of, varied
+from hwbench.measurement.package import worker_zip
+from hwbench.measurement.shipment import (
     Artifact,
     empty_job,
     empty_of,

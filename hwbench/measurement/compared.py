@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hwbench import stats
 from hwbench.errors import StageError
-from hwbench.measure.values import in_turn, joules, once, values
+from hwbench.measurement.values import in_turn, joules, once, values
 from hwbench.records import (
     METRICS,
     CompiledModel,

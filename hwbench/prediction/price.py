@@ -13,8 +13,8 @@ from typing import Any
 
 from hwbench.backends import REFERENCE
 from hwbench.errors import StageError
-from hwbench.predict import classes
-from hwbench.predict.cycles import Counts
+from hwbench.prediction import classes
+from hwbench.prediction.cycles import Counts
 from hwbench.records import Candidate, OnnxModel, Source, TargetProfile, Value, missing
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
@@ -183,7 +183,7 @@ def _share(backend: str, kind: str, pattern: str, sparsity: float) -> float:
 
 @functools.cache
 def _json(name: str) -> Mapping[str, Any]:
-    text = resources.files("hwbench.predict").joinpath(name).read_text()
+    text = resources.files("hwbench.prediction").joinpath(name).read_text()
     found: Mapping[str, Any] = json.loads(text)
     return found
 

@@ -6,12 +6,12 @@ only a split's outputs; `probe` says what the device is, `runtimes` what
 runs there; `pack` writes a sitting for elsewhere.
 """
 
-from hwbench.measure.device import UNAVAILABLE, probe, runtimes
-from hwbench.measure.pack import pack
-from hwbench.measure.package import worker_zip
-from hwbench.measure.parcel import is_elsewhere
-from hwbench.measure.sitting import answers, duel, measure
-from hwbench.measure.values import beside, values
+from hwbench.measurement.device import UNAVAILABLE, probe, runtimes
+from hwbench.measurement.pack import pack
+from hwbench.measurement.package import worker_zip
+from hwbench.measurement.parcel import is_elsewhere
+from hwbench.measurement.sitting import answers, duel, measure
+from hwbench.measurement.values import beside, values
 
 __all__ = [
     "UNAVAILABLE",

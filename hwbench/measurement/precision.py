@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from hwbench import stats
 from hwbench.errors import StageError
-from hwbench.measure.generation import REFERENCE, SHADOW
+from hwbench.measurement.generation import REFERENCE, SHADOW
 from hwbench.records import Process
 
 SETTLED = 5

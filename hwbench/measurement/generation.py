@@ -12,7 +12,7 @@ from typing import Any
 
 from hwbench import files, stats
 from hwbench.errors import StageError, TargetError
-from hwbench.measure.device import Device
+from hwbench.measurement.device import Device
 from hwbench.records import Conditions, Failure, MeasureSpec, Process, Visit, from_json, to_json
 from hwbench.worker.messages import Close, Job, Open, Rounds, Settings
 
