@@ -20,3 +20,4 @@ from hwbench.records import Recipe as Recipe
 from hwbench.records import TargetProfile as TargetProfile
 
 __version__: str
+__all__: list[str]

@@ -2,7 +2,8 @@
 
 `run` measures doubles (`hwbench.measurement.trial`) and yields one `Row` a question; `judge_*` are
 the pure parts. What cannot be made to happen on command (a drift, an offset of one process, an
-order effect) is planted on the samples of the A/A session: `plant` returns altered copies of records.
+order effect) is planted on the samples of the A/A session: `plant` returns altered copies of the
+records.
 """
 
 from __future__ import annotations
