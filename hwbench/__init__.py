@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
     # A room of that name is found by the import system, which asks here first.
     if home is None:
         raise AttributeError(f"module 'hwbench' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    value = vars(importlib.import_module(home))[name]
     globals()[name] = value
     return value
 

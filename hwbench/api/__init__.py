@@ -137,8 +137,8 @@ def pick(
     `goals` are as on the command line: ``top1.max_drop=1pp``.
     """
     study = run.study if isinstance(run, StudyResults) else read_study(run).study
-    wanted = [goal for text in goals for goal in config.goals(text)]
-    return studies.pick(study, wanted, choose).decision
+    limits = [goal for text in goals for goal in config.goals(text)]
+    return studies.pick(study, limits, choose).decision
 
 
 def read_study(folder: str | Path = "reports/latest") -> StudyResults:

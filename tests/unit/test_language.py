@@ -18,7 +18,7 @@ import hwbench
 HOME = Path(hwbench.__file__).parent
 WAITING = frozenset(
     {
-        "backends", "cli", "compress", "config", "executor", "export", "measure", "pipeline",
+        "backends", "cli", "compress", "config", "executor", "export", "measurement", "pipeline",
         "pruners", "records", "search", "studies", "worker",
         # Files beside the rooms.
         "compile.py", "cuda.py", "files.py",

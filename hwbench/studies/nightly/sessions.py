@@ -64,8 +64,8 @@ def changes(
         sides = (pair.pinned, pair.tonight)
         pinned, tonight = (session.of(m.compiled.digest) for m in sides)
         before, now = (
-            {**measurement.values(seen, session, m.compiled, context.target)}
-            for m, seen in zip(sides, (pinned, tonight), strict=True)
+            {**measurement.values(one, session, m.compiled, context.target)}
+            for m, one in zip(sides, (pinned, tonight), strict=True)
         )
         score = _scores(context, sides, (pinned, tonight), data)
         for metric in (*_VIEWS, *_EXACT):
