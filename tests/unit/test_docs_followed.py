@@ -105,7 +105,7 @@ def virtual(folder: Path) -> Path:
     return folder / "bin"
 
 
-@pytest.mark.parametrize("page", IN_THE_TREE)
+@pytest.mark.parametrize("page", [*IN_THE_TREE, "plug-ins.md"])
 def test_pages_have_files_and_commands(page: str) -> None:
     kinds = [bool(block.file) for block in blocks(page)]
     assert kinds[0]
